@@ -1,0 +1,68 @@
+TORCH := 2.13.0
+OTHER_VERSIONS := 3.12 3.13
+
+# A name on PATH may be a stand-in for an interpreter that is not there, so each is tried.
+first_working = $(shell for p in $(1); do \
+	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo "$$p"; break; }; done)
+
+PYTHON := $(call first_working,python3.11 python3)
+BIN := .venv/bin
+PIP_INSTALL := -m pip install --disable-pip-version-check --constraint constraints.txt
+
+python_of = $(call first_working,python$(1) $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))
+LIGHT_VENVS = $(foreach v,$(OTHER_VERSIONS),$(if $(call python_of,$(v)),.venv-$(v)))
+empty :=
+LIGHT_PYTHONS = $(subst $(empty) $(empty),:,$(LIGHT_VENVS:%=$(CURDIR)/%/bin/python))
+
+SOURCES := $(shell find s3cache integration -name '*.py')
+
+.PHONY: venv demo test lint typecheck bench clean
+
+venv: .venv/stamp
+
+demo: .venv/stamp
+	$(BIN)/python -m benchmarks.demo
+
+test: lint typecheck $(LIGHT_VENVS:%=%/stamp)
+	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest
+
+lint: .venv/stamp build/check/stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd build/check && ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+
+# Twice: by itself, the package may import nothing that is not in it. train.py is a user's script,
+# and mypy sees nothing of torch.
+typecheck: .venv/stamp build/check/stamp
+	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml --package s3cache
+	MYPYPATH=build/check $(BIN)/mypy --explicit-package-bases --exclude '^benchmarks/train\.py$$' \
+		tests benchmarks
+
+# make bench ARGS='--only d,f --runs 9'
+bench: .venv/stamp
+	$(BIN)/python -m benchmarks.ratios $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build *.egg-info
+
+.venv/stamp: pyproject.toml constraints.txt Makefile
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later, with venv, is needed." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python $(PIP_INSTALL) torch==$(TORCH) --editable . --group dev
+	touch $@
+
+# Other interpreters, without torch: for what must hold on each of them.
+.venv-%/stamp: pyproject.toml constraints.txt Makefile
+	$(call python_of,$*) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP_INSTALL) --editable . pytest
+	touch $@
+
+# The editable install maps folders to packages by an import hook, which neither mypy nor grimp can
+# see: they read a plain copy, which is also what a wheel would hold.
+build/check/stamp: .venv/stamp $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+		--no-build-isolation --target build/check .
+	touch $@

@@ -1,0 +1,144 @@
+"""One machine as a job sees it, and one start of the training script on it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+TRAIN = Path(__file__).with_name("train.py")
+START_SECONDS = 300.0
+FLUSH_SECONDS = 90.0
+# What would carry state, or another cache, from the machine below into a start.
+FOREIGN = ("AWS_", "S3CACHE_", "TORCH", "TRITON", "XDG_", "PYTHON")
+
+
+class StartError(RuntimeError):
+    """A start did not end well, or its cache did not come to rest; the message says which."""
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """What the cache did for one namespace."""
+
+    bucket_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
+    puts: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The part of s3cache's report that is shown here."""
+
+    namespaces: dict[str, Traffic]
+    requests: dict[str, int]
+    seconds: dict[str, float]
+    warnings: list[str]
+
+
+class Training(msgspec.Struct, frozen=True):
+    """What the training script prints."""
+
+    first_step_seconds: float
+    first_step_ended: float
+    losses: list[str]
+    inductor: dict[str, int]
+    aot_autograd: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the training script: seconds from its spawn, and what it said at the end."""
+
+    to_first_step: float
+    to_exit: float
+    training: Training
+    report: Report | None
+
+
+class Machine:
+    """A home, a temporary folder, a disk tier and compiler caches that no other machine has."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.cache = root / "s3cache"
+        self._starts = 0
+        for name in ("home", "tmp", "s3cache", "inductor", "triton"):
+            (root / name).mkdir(parents=True)
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment of a job on this machine; `extra` is what its user sets."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+        return {
+            **kept,
+            "HOME": str(self.root / "home"),
+            "TMPDIR": str(self.root / "tmp"),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.root / "inductor"),
+            "TRITON_CACHE_DIR": str(self.root / "triton"),
+            "S3CACHE_DIR": str(self.cache),
+            **(extra or {}),
+        }
+
+    def train(self, extra: Mapping[str, str] | None = None) -> Start:
+        """Start the training script and wait until it and the cache behind it are done.
+
+        Raises StartError when the job fails, takes too long or its uploads do not end.
+        """
+        self._starts += 1
+        report = self.root / f"report-{self._starts}.json"
+        output = self.root / f"output-{self._starts}"
+        environment = self.environment(extra) | {"S3CACHE_REPORT": str(report)}
+        with output.open("wb") as out:
+            spawned, began = time.time(), time.perf_counter()
+            # A session of its own, so that PyTorch's compile workers can be ended with it.
+            job = subprocess.Popen(
+                [sys.executable, str(TRAIN)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self.root,
+                env=environment,
+                start_new_session=True,
+            )
+            try:
+                status = job.wait(START_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise StartError(f"a start took more than {START_SECONDS:.0f} s") from None
+            finally:
+                if job.returncode is None:
+                    os.killpg(job.pid, signal.SIGKILL)
+                    job.wait()
+            to_exit = time.perf_counter() - began
+        lines = output.read_text(errors="replace").splitlines()
+        if status != 0 or not lines:
+            said = "\n".join(lines[-20:])
+            raise StartError(f"a start ended with status {status}; it said:\n{said}")
+        training = msgspec.json.decode(lines[-1], type=Training)
+        self.wait_until_idle()
+        return Start(training.first_step_ended - spawned, to_exit, training, _report(report))
+
+    def wait_until_idle(self) -> None:
+        """Wait until every agent of this machine has sent what was spooled and is gone.
+
+        Raises StartError when that takes too long.
+        """
+        deadline = time.monotonic() + FLUSH_SECONDS
+        for lock in self.cache.glob("agents/*/lock"):
+            try:
+                with FileLock(lock, timeout=max(0.0, deadline - time.monotonic())):
+                    pass
+            except Timeout:
+                raise StartError(
+                    f"the agent still held {lock} {FLUSH_SECONDS:.0f} s after its job ended"
+                ) from None
+
+
+def _report(path: Path) -> Report | None:
+    return msgspec.json.decode(path.read_bytes(), type=Report) if path.exists() else None

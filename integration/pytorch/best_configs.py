@@ -1,0 +1,34 @@
+"""Launch configurations of Triton kernels, as the bucket keeps them: the best of several is read."""
+
+import json
+
+from s3cache.client import Client
+
+_NAMESPACE = "autotune"
+_MEMBER = "content"
+
+
+def stored(client: Client, key: str) -> list[bytes]:
+    """Return the configurations under a key, the best first."""
+    contents = [entry.members[_MEMBER] for entry in client.variants(_NAMESPACE, key)]
+    return sorted(contents, key=_is_by_descent, reverse=True)
+
+
+def put(client: Client, key: str, content: bytes) -> None:
+    """Store a configuration.
+
+    Machines measure different times: of what the heuristic found, and of what coordinate descent
+    found, one is kept for a list of configurations to choose from.
+    """
+    how = "coordinate-descent" if _is_by_descent(content) else "heuristic"
+    variant = f"{how} {json.loads(content).get('configs_hash')}"
+    client.put(_NAMESPACE, key, {_MEMBER: content}, variant=variant)
+
+
+def use(client: Client, key: str) -> None:
+    """Note that Inductor found a configuration by itself."""
+    client.use(_NAMESPACE, key)
+
+
+def _is_by_descent(content: bytes) -> bool:
+    return bool(json.loads(content).get("found_by_coordesc"))

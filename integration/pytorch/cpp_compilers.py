@@ -1,0 +1,29 @@
+"""Questions that Inductor asks a C++ compiler at every start: is it there, which version is it."""
+
+from types import ModuleType
+from typing import Any
+
+from s3cache.integration.hooks import Wrapper, require, wrap
+from s3cache.integration.pytorch.cpp_facts import facts
+
+_QUESTIONS = ("cpp_compiler_search", "_is_intel_compiler", "get_compiler_version_info")
+
+
+def install(module: ModuleType) -> None:
+    """Hook `torch._inductor.cpp_builder`."""
+    require(module, *_QUESTIONS)
+    for question in _QUESTIONS:
+        wrap(module, question, _remembered(question))
+
+
+def _remembered(function: str) -> Wrapper:
+    def ask(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        known = facts()
+        question = f"{function} {args!r} {kwargs!r}"
+        answer = known.get(question)
+        if answer is None:
+            answer = wrapped(*args, **kwargs)
+            known.add(question, answer)
+        return answer
+
+    return ask

@@ -1,0 +1,52 @@
+"""FX graphs, and the search among guarded results that AOTAutograd shares with them."""
+
+import logging
+import pickle
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from s3cache.integration.hooks import wrap
+from s3cache.integration.pytorch.artifacts import MEMBER
+from s3cache.integration.pytorch.saving import saves
+
+from s3cache import client
+
+logger = logging.getLogger(__name__)
+
+_NAMESPACES = {"FxGraphCache": "fx-graph", "AOTAutogradCache": "aot-autograd"}
+
+
+def install(module: ModuleType) -> None:
+    """Hook `torch._inductor.codecache`."""
+    wrap(module, "GuardedCache.iterate_over_candidates", _candidates)
+    wrap(module, "FxGraphCache._save_graph", saves("compiled_graph", 1))
+
+
+def _candidates(wrapped: Any, cls: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, bytes, bool]]:
+    """Offer what PyTorch's folder has, then every variant that the cache has."""
+    offered = set()
+    for candidate in wrapped(*args, **kwargs):
+        offered.add(candidate[1])
+        yield candidate
+    local, remote_cache, key = _arguments(*args, **kwargs)
+    cache = client.current()
+    namespace = _NAMESPACES.get(cls.__name__)
+    # With PyTorch's remote cache on, that one is ours already.
+    if cache is None or namespace is None or not local or remote_cache is not None:
+        return
+    for entry in cache.variants(namespace, key):
+        content = entry.members.get(MEMBER, b"")
+        if content in offered:
+            continue
+        try:
+            candidate = pickle.loads(content)  # noqa: S301
+            cls._write_to_local_cache(key, content)
+        except Exception as error:
+            logger.warning("%s %s slot %d cannot be loaded: %r", namespace, key, entry.slot, error)
+            continue
+        yield candidate, content, True
+
+
+def _arguments(local: bool, remote_cache: Any, key: str) -> tuple[bool, Any, str]:
+    return local, remote_cache, key

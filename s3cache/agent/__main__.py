@@ -1,0 +1,40 @@
+"""The agent's process: `python -P -m s3cache.agent FOLDER ALIVE_FD`. Started by the client."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def main() -> None:
+    """Go to the background, become the only agent of the folder, or leave it to the one there is."""
+    folder, alive = Path(sys.argv[1]), int(sys.argv[2])
+    if os.fork():
+        # The job's process has a child for these few milliseconds only.
+        os._exit(0)
+    lock = FileLock(folder / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return
+    os.ftruncate(sys.stderr.fileno(), 0)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    logging.getLogger("aiobotocore").setLevel(logging.WARNING)
+    # Bound by a relative path: the path of a Unix socket has 107 bytes at most.
+    os.chdir(folder)
+    import anyio
+
+    from s3cache.agent.server import serve
+    from s3cache.settings import Settings
+
+    try:
+        anyio.run(serve, Settings.from_environment(), alive)
+    except Exception:
+        logging.getLogger("s3cache.agent").exception("the agent failed")
+        raise
+
+
+main()

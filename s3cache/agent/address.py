@@ -1,0 +1,21 @@
+"""Where the agent for some settings and credentials is to be found.
+
+<directory>/agents/<digest>/socket    where it listens
+<directory>/agents/<digest>/lock      held as long as it lives
+<directory>/agents/<digest>/log       what it has to say, from its start on
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from s3cache.digest import digest_of
+from s3cache.settings import Settings
+
+
+def agent_directory(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the agent that serves this URL with these credentials and modes."""
+    environ = os.environ if environ is None else environ
+    identity = [settings.url, settings.mode.value, str(settings.disk_limit)]
+    identity += [f"{name}={environ[name]}" for name in sorted(environ) if name.startswith("AWS_")]
+    return settings.directory / "agents" / digest_of("\0".join(identity).encode())[:16]

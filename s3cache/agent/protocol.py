@@ -1,0 +1,119 @@
+"""What a job's process and the agent say to each other, over a Unix socket. Pure.
+
+A message is four bytes of length, little-endian, then msgpack. `Lookup`, `ProfileOf` and `Flush` are
+answered; the others are only said.
+"""
+
+import struct
+from typing import Literal
+
+import msgspec
+
+HEADER = struct.Struct("<I")
+
+
+class Hello(msgspec.Struct, tag=True, frozen=True):
+    """The first message: for which run of which job this process works."""
+
+    run: str
+    job: str
+    report: str | None
+
+
+class Lookup(msgspec.Struct, tag=True, frozen=True):
+    """Ask that a slot be brought into the disk tier."""
+
+    namespace: str
+    key: str
+    slot: int
+
+
+class Hit(msgspec.Struct, tag=True, frozen=True):
+    """A slot was used; `seconds` went into reading it."""
+
+    namespace: str
+    key: str
+    slot: int
+    seconds: float
+
+
+class Use(msgspec.Struct, tag=True, frozen=True):
+    """A key was used that was found without the cache."""
+
+    namespace: str
+    key: str
+
+
+class Miss(msgspec.Struct, tag=True, frozen=True):
+    """A key had nothing that this machine can use."""
+
+    namespace: str
+
+
+class Waited(msgspec.Struct, tag=True, frozen=True):
+    """The process waited."""
+
+    what: str
+    seconds: float
+
+
+class Spooled(msgspec.Struct, tag=True, frozen=True):
+    """There is a new file in the spool."""
+
+
+class ProfileOf(msgspec.Struct, tag=True, frozen=True):
+    """Ask which keys of a namespace, or of all that begin so, the job's profile has."""
+
+    namespace_prefix: str
+
+
+class Flush(msgspec.Struct, tag=True, frozen=True):
+    """Ask that the spool be emptied and the report be written, within `seconds`."""
+
+    seconds: float
+
+
+Request = Hello | Lookup | Hit | Use | Miss | Waited | Spooled | ProfileOf | Flush
+
+
+class Found(msgspec.Struct, tag=True, frozen=True):
+    """What a look-up came to; `warning` is set once a run, for the process to pass on."""
+
+    status: Literal["ready", "unusable", "absent", "unavailable"]
+    warning: str | None = None
+
+
+class Profile(msgspec.Struct, tag=True, frozen=True):
+    """Namespaces and keys, in the order of use."""
+
+    keys: list[tuple[str, str]]
+
+
+class Flushed(msgspec.Struct, tag=True, frozen=True):
+    """How many results still wait, and the report as JSON."""
+
+    pending: int
+    report: bytes
+
+
+Reply = Found | Profile | Flushed
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def decode_request(body: bytes) -> Request:
+    """Return the request in `body`. Raises msgspec.DecodeError when it is none."""
+    return _requests.decode(body)
+
+
+def decode_reply(body: bytes) -> Reply:
+    """Return the reply in `body`. Raises msgspec.DecodeError when it is none."""
+    return _replies.decode(body)
+
+
+def frame(message: Request | Reply) -> bytes:
+    """Return a message as it goes over the socket."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body

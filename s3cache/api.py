@@ -1,0 +1,99 @@
+"""The library's face: `open` for async code, `open_sync` for the rest."""
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from s3cache.cache import MAX_SLOTS, Cache
+from s3cache.local import read_entry, read_manifest
+from s3cache.machine import Machine
+from s3cache.manifest import Entry
+from s3cache.settings import Mode, Settings
+from s3cache.stores.base import ObjectStore
+from s3cache.stores.breaker import BreakerStore
+from s3cache.stores.read_only import ReadOnlyStore
+from s3cache.tier import DiskTier
+
+
+@asynccontextmanager
+async def open(url: str | None = None) -> AsyncIterator[Cache]:
+    """Open the cache at `url`, S3CACHE_URL by default; the other settings come from the environment.
+
+    Raises SettingsError when a setting cannot be used, DiskTierError when the disk tier cannot.
+    """
+    from s3cache.bucket import Bucket
+
+    settings = _settings(url)
+    async with Bucket(settings.url) as bucket:
+        objects: ObjectStore = BreakerStore(bucket)
+        if settings.mode is not Mode.READ_WRITE:
+            objects = ReadOnlyStore(objects)
+        yield Cache(objects, DiskTier(settings.directory / "tier", settings.disk_limit), Machine())
+
+
+@contextmanager
+def open_sync(url: str | None = None) -> Iterator["SyncCache"]:
+    """Open the cache at `url` for synchronous code; one thread with an event loop serves it.
+
+    Raises SettingsError when a setting cannot be used, DiskTierError when the disk tier cannot.
+    """
+    settings = _settings(url)
+    tier = DiskTier(settings.directory / "tier", settings.disk_limit)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(open(url)) as cache:
+        yield SyncCache(cache, portal, tier)
+
+
+class SyncCache:
+    """The synchronous face of a Cache. A hit on the disk tier does not enter the event loop."""
+
+    def __init__(self, cache: Cache, portal: BlockingPortal, tier: DiskTier) -> None:
+        self._cache = cache
+        self._portal = portal
+        self._tier = tier
+        self._machine = Machine()
+
+    def get(self, namespace: str, key: str) -> Entry | None:
+        """Return the first variant whose requirements this machine meets, or None.
+
+        Raises StoreError when the bucket is needed and cannot be asked, InvalidName for a bad name.
+        """
+        for slot in range(MAX_SLOTS):
+            manifest = read_manifest(self._tier, namespace, key, slot)
+            if manifest is None:
+                break
+            if self._machine.meets(manifest.requires):
+                entry = read_entry(self._tier, manifest, slot)
+                if entry is not None:
+                    return entry
+                break
+        return self._portal.call(self._cache.get, namespace, key)
+
+    def put(
+        self,
+        namespace: str,
+        key: str,
+        members: Mapping[str, bytes],
+        *,
+        variant: str = "",
+        requires: Mapping[str, str] | None = None,
+        cost_seconds: float = 0.0,
+    ) -> int:
+        """Store a result and return its slot; see Cache.put for what it raises."""
+        return self._portal.call(
+            partial(
+                self._cache.put,
+                namespace,
+                key,
+                members,
+                variant=variant,
+                requires=requires,
+                cost_seconds=cost_seconds,
+            )
+        )
+
+
+def _settings(url: str | None) -> Settings:
+    return Settings.from_environment({**os.environ, "S3CACHE_URL": url} if url else None)

@@ -1,0 +1,178 @@
+"""The bucket: the one module that speaks to S3."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
+
+import aioboto3
+import anyio
+from aiobotocore.config import AioConfig
+from aiohttp import ClientError as HttpError
+from botocore import exceptions as boto
+
+from s3cache import ledger
+from s3cache.errors import (
+    BucketAbsent,
+    CredentialsAbsent,
+    Forbidden,
+    ObjectAbsent,
+    StoreError,
+    Unreachable,
+    WrongRegion,
+)
+from s3cache.settings import parse_url
+from s3cache.stores.base import ObjectStore
+
+LAYOUT = "v1"
+CONNECTIONS = 64
+CONNECT_SECONDS = 2.0
+SILENCE_SECONDS = 3.0
+"""A connection on which nothing arrives for this long is given up."""
+REQUEST_SECONDS = 120.0
+ATTEMPTS = 2
+_CONFLICT_SECONDS = 0.1
+
+_REGION_CODES = {
+    "301",
+    "307",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+}
+_REFUSAL_CODES = {
+    "403",
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+}
+_CREDENTIAL_ERRORS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.ProfileNotFound,
+    boto.CredentialRetrievalError,
+)
+
+
+class Bucket(ObjectStore):
+    """Objects under `<prefix>/v1/` of a bucket. As an async context manager it holds connections.
+
+    Retries are botocore's own. What keeps the client from being made is raised by each request.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._bucket, prefix = parse_url(url)
+        self._prefix = f"{prefix}/{LAYOUT}/" if prefix else f"{LAYOUT}/"
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self._failure: StoreError | None = None
+
+    async def __aenter__(self) -> Self:
+        config = AioConfig(
+            max_pool_connections=CONNECTIONS,
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=SILENCE_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            # Not every S3 server understands checksums in trailers; content has a digest of ours.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        try:
+            self._client = await self._stack.enter_async_context(
+                aioboto3.Session().client("s3", config=config)
+            )
+        except (boto.BotoCoreError, ValueError) as error:
+            self._failure = self._explain(error)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def get(self, name: str) -> bytes:
+        """Return an object. Raises ObjectAbsent, or another StoreError that says why not."""
+        async with self._request("GET", name) as client:
+            response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            async with response["Body"] as body:
+                data: bytes = await body.read()
+                return data
+
+    async def create(self, name: str, data: bytes) -> bool:
+        """Create an object; return False when there is one already."""
+        for _ in range(ATTEMPTS):
+            try:
+                async with self._request("PUT", name) as client:
+                    await client.put_object(
+                        Bucket=self._bucket, Key=self._prefix + name, Body=data, IfNoneMatch="*"
+                    )
+                return True
+            except _Present:
+                return False
+            except _Conflict:
+                await anyio.sleep(_CONFLICT_SECONDS)
+        raise Unreachable(f"{self.url}: other writers kept {name} busy")
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield, sorted, the names that begin with `prefix`."""
+        page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        while True:
+            async with self._request("LIST", prefix) as client:
+                page = await client.list_objects_v2(**page_of)
+            for item in page.get("Contents", ()):
+                yield item["Key"][len(self._prefix) :]
+            if not page.get("IsTruncated"):
+                return
+            page_of["ContinuationToken"] = page["NextContinuationToken"]
+
+    async def delete(self, name: str) -> None:
+        """Delete an object."""
+        async with self._request("DELETE", name) as client:
+            await client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+
+    @asynccontextmanager
+    async def _request(self, kind: str, name: str) -> AsyncIterator[Any]:
+        if self._failure:
+            raise self._failure
+        ledger.current().request(kind)
+        try:
+            with anyio.fail_after(REQUEST_SECONDS):
+                yield self._client
+        except (boto.BotoCoreError, boto.ClientError, HttpError, OSError) as error:
+            raise self._explain(error, name) from error
+
+    def _explain(self, error: Exception, name: str = "") -> StoreError:
+        if isinstance(error, _CREDENTIAL_ERRORS):
+            return CredentialsAbsent(
+                f"{self.url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or give this machine a role"
+            )
+        if not isinstance(error, boto.ClientError):
+            return Unreachable(
+                f"{self.url}: no answer ({type(error).__name__}: {error}); check the network and "
+                "AWS_ENDPOINT_URL_S3"
+            )
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in ("NoSuchKey", "404"):
+            return ObjectAbsent(name)
+        if code in ("PreconditionFailed", "412"):
+            return _Present(name)
+        if code in ("ConditionalRequestConflict", "409"):
+            return _Conflict(name)
+        if code == "NoSuchBucket":
+            return BucketAbsent(f"{self.url}: there is no such bucket; create it or set S3CACHE_URL")
+        if code in _REGION_CODES:
+            return WrongRegion(f"{self.url}: the bucket lives in another region; set AWS_REGION")
+        if code in _REFUSAL_CODES:
+            return Forbidden(f"{self.url}: {code}; check the credentials and the bucket's policy")
+        return Unreachable(f"{self.url}: {error}")
+
+
+class _Present(StoreError):
+    """Raised when a conditional write found an object."""
+
+
+class _Conflict(StoreError):
+    """Raised when a conditional write met another at the same moment; nothing was written."""

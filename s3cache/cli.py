@@ -1,0 +1,118 @@
+"""The command line: `s3cache run` starts a job warm, `s3cache warm` fetches alone."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s3cache.errors import S3CacheError
+from s3cache.settings import Mode, Settings, job_of
+
+FLUSH_SECONDS = 10.0
+"""How long `run` waits, after the command ended, for results that are not stored yet."""
+
+
+@click.group()
+@click.version_option(package_name="torch-s3cache")
+def main() -> None:
+    """Start jobs warm from an S3 bucket."""
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--url", help="s3://bucket/prefix; S3CACHE_URL by default.")
+@click.option("--job", help="The name the profile is filed under; by default the script's.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write a report here.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(url: str | None, job: str | None, report: Path | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND with the cache on, and begin to fetch before it imports anything.
+
+    Signals are passed on; the exit status is the command's, or 128 and the number of the signal that
+    ended it.
+    """
+    from s3cache import launcher
+
+    _set("S3CACHE_URL", url)
+    _set("S3CACHE_REPORT", str(report.absolute()) if report else None)
+    _set("S3CACHE_JOB", job or os.environ.get("S3CACHE_JOB") or job_of(command))
+    settings = _settings()
+    client = None
+    if settings.mode is not Mode.OFF:
+        from s3cache import client as clients
+
+        client = clients.current()
+    if client:
+        client.start()
+    status = launcher.run(command)
+    flushed = client.flush(FLUSH_SECONDS) if client else None
+    if flushed:
+        click.echo(summary(json.loads(flushed.report), flushed.pending), err=True)
+    elif client:
+        click.echo("s3cache: no word from the agent; see the warning above", err=True)
+    else:
+        click.echo("s3cache: off", err=True)
+    sys.exit(status)
+
+
+@main.command()
+@click.option("--url", help="s3://bucket/prefix; S3CACHE_URL by default.")
+@click.option("--job", help="The job whose profile is fetched; S3CACHE_JOB by default.")
+def warm(url: str | None, job: str | None) -> None:
+    """Fetch what a job used on its last starts into the disk tier, and end.
+
+    Exits with 1 when the bucket cannot be read.
+    """
+    from s3cache import warming
+
+    _set("S3CACHE_URL", url)
+    _set("S3CACHE_JOB", job)
+    if not os.environ.get("S3CACHE_JOB"):
+        raise click.UsageError("say whose profile to fetch: --job NAME, or S3CACHE_JOB")
+    try:
+        warmed = warming.warm(_settings())
+    except S3CacheError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"s3cache: {warmed.entries} entries of {os.environ['S3CACHE_JOB']} are here, "
+        f"{_bytes(warmed.bytes_down)} down in {warmed.seconds:.1f} s"
+    )
+
+
+def summary(report: dict[str, Any], pending: int) -> str:
+    """Return the one line that says what the cache did in a run."""
+    counts: dict[str, int] = {}
+    for namespace in report["namespaces"].values():
+        for name, count in namespace.items():
+            counts[name] = counts.get(name, 0) + count
+    got = {name: counts.get(name, 0) for name in ("bucket_hits", "disk_hits", "misses", "puts")}
+    waiting = f", {pending} yet to be stored" if pending else ""
+    return (
+        f"s3cache: {got['bucket_hits'] + got['disk_hits']} hits ({got['bucket_hits']} from the bucket), "
+        f"{got['misses']} misses, {got['puts']} stored{waiting}; "
+        f"{_bytes(counts.get('bytes_down', 0))} down, {_bytes(counts.get('bytes_up', 0))} up, "
+        f"{sum(report['requests'].values())} requests; "
+        f"waited {report['seconds'].get('lookup', 0.0):.1f} s"
+    )
+
+
+def _set(name: str, value: str | None) -> None:
+    if value:
+        os.environ[name] = value
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.from_environment()
+    except S3CacheError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,0 +1,320 @@
+"""The job's side: synchronous, without threads or an event loop, so forks and exits are safe.
+
+A hit is read from the disk tier. What is not there is asked of the agent, with a bounded wait. A put
+is a file in the spool. Nothing here raises into the job.
+"""
+
+import atexit
+import functools
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from s3cache.agent import protocol
+from s3cache.agent.address import agent_directory
+from s3cache.digest import digest_of
+from s3cache.errors import DiskTierError, S3CacheError, SettingsError
+from s3cache.local import read_entry, read_manifest
+from s3cache.machine import Machine
+from s3cache.manifest import Entry, Manifest
+from s3cache.settings import Mode, Settings
+from s3cache.spool import Put, Spool
+from s3cache.tier import DiskTier
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 4.0
+"""How long a process waits in all for an agent or a bucket that gives it nothing."""
+RUN_VARIABLE = "_S3CACHE_RUN"
+MAX_SLOTS = 64
+_POLL_SECONDS = 0.005
+_SAY_SECONDS = 0.5
+_EXIT_SECONDS = 1.0
+
+machine = Machine()
+"""The facts that requirements are held against; hooks add what they know."""
+
+
+class Client:
+    """One process's cache. Made by `current()`; its methods never raise because of the cache."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._tier = DiskTier(settings.directory / "tier", settings.disk_limit)
+        self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
+        self._run = os.environ.setdefault(RUN_VARIABLE, os.urandom(8).hex())
+        self._lock = threading.Lock()
+        self._connection: socket.socket | None = None
+        self._spawned: subprocess.Popen[bytes] | None = None
+        self._patience = PATIENCE_SECONDS
+        self._warned = False
+        self._unsaid: list[bytes] = []
+        self._alive: tuple[int, int] | None = None
+        self._pid = os.getpid()
+        self._puts: set[tuple[str, ...]] = set()
+
+    def variants(self, namespace: str, key: str) -> Iterator[Entry]:
+        """Yield every stored variant whose requirements this machine meets, in slot order."""
+        if namespace in self.settings.exclude:
+            return
+        found = False
+        for slot in range(MAX_SLOTS):
+            started = time.perf_counter()
+            manifest = read_manifest(self._tier, namespace, key, slot)
+            if manifest is None:
+                status = self._bring(namespace, key, slot)
+                if status == "unusable":
+                    continue
+                manifest = read_manifest(self._tier, namespace, key, slot)
+                if status != "ready" or manifest is None:
+                    break
+            entry = self._entry(manifest, slot) if machine.meets(manifest.requires) else None
+            if entry is not None:
+                found = True
+                self._say(protocol.Hit(namespace, key, slot, time.perf_counter() - started))
+                yield entry
+        if not found:
+            self._say(protocol.Miss(namespace))
+
+    def get(self, namespace: str, key: str) -> Entry | None:
+        """Return the first variant whose requirements this machine meets, or None."""
+        return next(self.variants(namespace, key), None)
+
+    def put(
+        self,
+        namespace: str,
+        key: str,
+        members: Mapping[str, bytes],
+        *,
+        variant: str = "",
+        requires: Mapping[str, str] | None = None,
+        cost_seconds: float = 0.0,
+    ) -> None:
+        """Spool a result; the agent, or the next start on this machine, stores it."""
+        if self.settings.mode is not Mode.READ_WRITE or namespace in self.settings.exclude:
+            return
+        started = time.perf_counter()
+        try:
+            identity = (namespace, key, variant, *map(digest_of, members.values()))
+            if identity in self._puts:
+                return
+            self._puts.add(identity)
+            self._spool.add(
+                Put(
+                    namespace=namespace,
+                    key=key,
+                    members=dict(members),
+                    variant=variant,
+                    requires=dict(requires or {}),
+                    cost_seconds=cost_seconds,
+                    job=self.settings.job,
+                    run=self._run,
+                )
+            )
+        except S3CacheError as error:
+            self._warn(f"a result was not kept: {error}")
+            return
+        self._say(protocol.Spooled())
+        self.waited("spool", time.perf_counter() - started)
+
+    def use(self, namespace: str, key: str) -> None:
+        """Note that a result was used that PyTorch or Triton found by themselves."""
+        if namespace not in self.settings.exclude:
+            self._say(protocol.Use(namespace, key))
+
+    def waited(self, what: str, seconds: float) -> None:
+        """Note that the process spent time on something."""
+        self._say(protocol.Waited(what, seconds))
+
+    def profile(self, namespace_prefix: str) -> list[tuple[str, str]]:
+        """Return namespace and key of what this job's profile has in namespaces that begin so."""
+        reply = self._ask(protocol.ProfileOf(namespace_prefix))
+        return reply.keys if isinstance(reply, protocol.Profile) else []
+
+    def flush(self, seconds: float) -> protocol.Flushed | None:
+        """Wait until all that was put is stored, at most `seconds`; None when no agent answers."""
+        self._patience = seconds + 1.0
+        reply = self._ask(protocol.Flush(seconds))
+        return reply if isinstance(reply, protocol.Flushed) else None
+
+    def start(self) -> None:
+        """Connect to the agent, or start one, without waiting for it."""
+        with self._lock:
+            if not self._connect():
+                self._spawn()
+
+    def _entry(self, manifest: Manifest, slot: int) -> Entry | None:
+        entry = read_entry(self._tier, manifest, slot)
+        if entry is None and self._bring(manifest.namespace, manifest.key, slot) == "ready":
+            return read_entry(self._tier, manifest, slot)
+        return entry
+
+    def _bring(self, namespace: str, key: str, slot: int) -> str:
+        reply = self._ask(protocol.Lookup(namespace, key, slot))
+        if not isinstance(reply, protocol.Found):
+            return "unavailable"
+        if reply.warning:
+            self._warn(reply.warning)
+        return reply.status
+
+    def _ask(self, request: protocol.Request) -> protocol.Reply | None:
+        """Return the agent's answer, or None; what got no answer eats into the patience."""
+        started = time.monotonic()
+        with self._lock:
+            deadline = started + self._patience
+            reply = self._exchange(request, deadline) or self._exchange(request, deadline)
+        waited = time.monotonic() - started
+        if reply is None or (isinstance(reply, protocol.Found) and reply.status == "unavailable"):
+            self._patience = max(self._patience - waited, 0.0)
+        else:
+            self._patience = PATIENCE_SECONDS
+        if reply is None:
+            self._warn(
+                "the cache did not answer in time and is left out; "
+                f"{agent_directory(self.settings)}/log may say why"
+            )
+        self.waited("lookup", waited)
+        return reply
+
+    def _exchange(self, request: protocol.Request, deadline: float) -> protocol.Reply | None:
+        try:
+            connection = self._await_connection(deadline)
+            connection.settimeout(_left(deadline))
+            connection.sendall(protocol.frame(request))
+            (length,) = protocol.HEADER.unpack(self._receive(protocol.HEADER.size, deadline))
+            return protocol.decode_reply(self._receive(length, deadline))
+        except (OSError, msgspec.DecodeError):
+            self._disconnect()
+            return None
+
+    def _receive(self, length: int, deadline: float) -> bytes:
+        assert self._connection is not None
+        data = bytearray()
+        while len(data) < length:
+            self._connection.settimeout(_left(deadline))
+            part = self._connection.recv(length - len(data))
+            if not part:
+                raise ConnectionResetError
+            data += part
+        return bytes(data)
+
+    def _say(self, message: protocol.Request) -> None:
+        """Tell the agent something; if it is not up yet, with the next message."""
+        with self._lock:
+            self._unsaid.append(protocol.frame(message))
+            if self._connect():
+                self._say_all()
+
+    def _say_all(self) -> None:
+        assert self._connection is not None
+        try:
+            self._connection.settimeout(_SAY_SECONDS)
+            self._connection.sendall(b"".join(self._unsaid))
+        except OSError:
+            self._disconnect()
+        self._unsaid.clear()
+
+    def _await_connection(self, deadline: float) -> socket.socket:
+        while not self._connect():
+            if self._spawned is None or self._spawned.poll() is not None:
+                self._spawn()
+            time.sleep(min(_POLL_SECONDS, _left(deadline)))
+        if self._unsaid:
+            self._say_all()
+        if self._connection is None:
+            raise ConnectionResetError
+        return self._connection
+
+    def _connect(self) -> bool:
+        if self._connection is not None:
+            return True
+        try:
+            # The path of a Unix socket has 107 bytes at most; that of its folder may be longer.
+            folder = os.open(agent_directory(self.settings), os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return False
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(_SAY_SECONDS)
+            connection.connect(f"/proc/self/fd/{folder}/socket")
+            report = os.fspath(self.settings.report) if self.settings.report else None
+            connection.sendall(protocol.frame(protocol.Hello(self._run, self.settings.job, report)))
+        except OSError:
+            connection.close()
+            return False
+        finally:
+            os.close(folder)
+        self._connection = connection
+        return True
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _spawn(self) -> None:
+        folder = agent_directory(self.settings)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._alive is None:
+            # Its end of this pipe closes when this process and all its forks are gone.
+            self._alive = os.pipe()
+        with (folder / "log").open("ab") as log:
+            self._spawned = subprocess.Popen(
+                [sys.executable, "-P", "-m", "s3cache.agent", str(folder), str(self._alive[0])],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[self._alive[0]],
+                start_new_session=True,
+            )
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("s3cache: %s", text)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._unsaid.clear()
+        self._spawned = None
+        self._disconnect()
+
+    def _at_exit(self) -> None:
+        if self.settings.report is not None and os.getpid() == self._pid and self._connection:
+            self._patience = _EXIT_SECONDS
+            with self._lock:
+                self._exchange(protocol.Flush(0.0), time.monotonic() + _EXIT_SECONDS)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+@functools.cache
+def current() -> Client | None:
+    """Return this process's client; None when no bucket is set, or what is set cannot be used."""
+    if not os.environ.get("S3CACHE_URL"):
+        return None
+    try:
+        settings = Settings.from_environment()
+        if settings.mode is Mode.OFF:
+            return None
+        # Children are of the same job, whatever they are called.
+        os.environ.setdefault("S3CACHE_JOB", settings.job)
+        client = Client(settings)
+    except (SettingsError, DiskTierError) as error:
+        logger.warning("s3cache is off: %s", error)
+        return None
+    os.register_at_fork(after_in_child=client._after_fork)
+    atexit.register(client._at_exit)
+    return client

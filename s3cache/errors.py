@@ -1,0 +1,73 @@
+"""Every error that s3cache raises.
+
+S3CacheError
+├── SettingsError            a setting has a value that cannot be used
+├── InvalidName              a namespace, key or member name cannot be used
+├── Corrupt                  bytes do not match their digest, or cannot be decoded
+├── DiskTierError            the disk tier cannot be used
+│   └── DiskFull             there is no room for an entry
+├── SlotsExhausted           a key has as many variants as it may have
+└── StoreError               an object store did not do what was asked
+    ├── ObjectAbsent         there is no object of that name
+    ├── BucketAbsent         there is no such bucket
+    ├── CredentialsAbsent    no credentials were found
+    ├── Forbidden            the credentials do not allow it
+    ├── WrongRegion          the bucket lives in another region
+    └── Unreachable          no answer: refused, timed out, or the breaker is open
+"""
+
+
+class S3CacheError(Exception):
+    """Base of every error that s3cache raises."""
+
+
+class SettingsError(S3CacheError, ValueError):
+    """Raised when a setting has a value that cannot be used."""
+
+
+class InvalidName(S3CacheError, ValueError):
+    """Raised when a namespace, key or member name cannot be used."""
+
+
+class Corrupt(S3CacheError):
+    """Raised when bytes do not match their digest, or cannot be decoded."""
+
+
+class DiskTierError(S3CacheError):
+    """Raised when the disk tier cannot be used."""
+
+
+class DiskFull(DiskTierError):
+    """Raised when there is no room for an entry."""
+
+
+class SlotsExhausted(S3CacheError):
+    """Raised when a key already has as many variants as it may have."""
+
+
+class StoreError(S3CacheError):
+    """Raised when an object store did not do what was asked."""
+
+
+class ObjectAbsent(StoreError):
+    """Raised when there is no object of that name."""
+
+
+class BucketAbsent(StoreError):
+    """Raised when there is no such bucket."""
+
+
+class CredentialsAbsent(StoreError):
+    """Raised when no credentials were found."""
+
+
+class Forbidden(StoreError):
+    """Raised when the credentials do not allow a request."""
+
+
+class WrongRegion(StoreError):
+    """Raised when the bucket lives in another region."""
+
+
+class Unreachable(StoreError):
+    """Raised when the store did not answer: refused, timed out, or the breaker is open."""

@@ -1,0 +1,27 @@
+"""Compressed bytes, with a bound on what they may grow to. Pure."""
+
+import zstandard
+
+from s3cache.errors import Corrupt
+
+LEVEL = 3
+MAX_CONTENT_BYTES = 2 << 30
+
+
+def compress(content: bytes) -> bytes:
+    """Return `content` as one zstd frame that states its size."""
+    return zstandard.ZstdCompressor(level=LEVEL).compress(content)
+
+
+def decompress(data: bytes, limit: int = MAX_CONTENT_BYTES) -> bytes:
+    """Return the content of one zstd frame.
+
+    Raises Corrupt when the frame is damaged, states no size, or states more than `limit` bytes.
+    """
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= limit:
+            raise Corrupt(f"a frame states {size} bytes, at most {limit} are taken")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=max(size, 1))
+    except zstandard.ZstdError as error:
+        raise Corrupt(f"not a zstd frame: {error}") from error

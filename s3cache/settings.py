@@ -1,0 +1,123 @@
+"""Every setting, read from the environment once and checked."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from s3cache.digest import digest_of
+from s3cache.errors import SettingsError
+from s3cache.names import component
+
+DEFAULT_DISK_LIMIT = "10GiB"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\Z")
+_PYTHON = re.compile(r"python[\d.]*\Z")
+
+
+class Mode(Enum):
+    """What the cache may do."""
+
+    READ_WRITE = "read-write"
+    READ_ONLY = "read-only"
+    OFF = "off"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What s3cache was told to do. Credentials, region and endpoint are botocore's own settings."""
+
+    url: str
+    """`s3://bucket/prefix`"""
+    directory: Path
+    """The folder of the disk tier, the spool and the agent's socket."""
+    disk_limit: int
+    """Bytes that the disk tier may hold."""
+    mode: Mode = Mode.READ_WRITE
+    job: str
+    """The name that the profile is filed under."""
+    report: Path | None = None
+    """The file that the report is written to."""
+    exclude: frozenset[str] = frozenset()
+    """Namespaces that are neither read nor written."""
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, command: Sequence[str] | None = None
+    ) -> Self:
+        """Return the settings in `environ`, the process's own by default.
+
+        The job is named after `command`, the process's own by default, unless S3CACHE_JOB is set.
+        Raises SettingsError, which names the variable, when a value cannot be used.
+        """
+        environ = os.environ if environ is None else environ
+        url = environ.get("S3CACHE_URL", "")
+        parse_url(url)
+        report = environ.get("S3CACHE_REPORT")
+        return cls(
+            url=url.rstrip("/"),
+            directory=_directory(environ.get("S3CACHE_DIR")),
+            disk_limit=_size(environ.get("S3CACHE_DISK_LIMIT") or DEFAULT_DISK_LIMIT),
+            mode=_mode(environ.get("S3CACHE_MODE") or Mode.READ_WRITE.value),
+            job=environ.get("S3CACHE_JOB") or job_of(sys.orig_argv if command is None else command),
+            report=Path(report).absolute() if report else None,
+            exclude=frozenset(filter(None, map(str.strip, environ.get("S3CACHE_EXCLUDE", "").split(",")))),
+        )
+
+    @property
+    def spool_directory(self) -> Path:
+        """The folder that holds what is yet to be uploaded to this URL."""
+        return self.directory / "spool" / digest_of(self.url.encode())[:16]
+
+
+def parse_url(url: str) -> tuple[str, str]:
+    """Return bucket and prefix of an `s3://bucket/prefix`; the prefix may be empty.
+
+    Raises SettingsError when it is anything else.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise SettingsError(f"S3CACHE_URL must be s3://bucket/prefix, not {url!r}")
+    return parts.netloc, parts.path.strip("/")
+
+
+def job_of(command: Sequence[str]) -> str:
+    """Return the name of a command: its script or module, else the program."""
+    arguments = list(command) or ["python"]
+    for argument in arguments:
+        if argument.endswith(".py"):
+            return Path(argument).stem
+    if "-m" in arguments[:-1]:
+        return component(arguments[arguments.index("-m") + 1])
+    if _PYTHON.match(Path(arguments[0]).name):
+        scripts = [a for a in arguments[1:] if not a.startswith("-")]
+        return component(Path(scripts[0]).name) if scripts and "-c" not in arguments else "python"
+    return component(Path(arguments[0]).name)
+
+
+def _directory(value: str | None) -> Path:
+    if value:
+        return Path(value).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("s3cache")
+
+
+def _size(text: str) -> int:
+    match = _SIZE.match(text.strip().upper())
+    if not match:
+        raise SettingsError(f"S3CACHE_DISK_LIMIT must be a size as 10GiB or 500MB, not {text!r}")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary or not unit else 1000) ** " KMGT".index(unit or " "))
+
+
+def _mode(text: str) -> Mode:
+    try:
+        return Mode(text)
+    except ValueError:
+        modes = ", ".join(mode.value for mode in Mode)
+        raise SettingsError(f"S3CACHE_MODE must be one of {modes}, not {text!r}") from None

@@ -1,0 +1,112 @@
+"""The spool: results on their way to the bucket, one file each, safe against a death at any moment.
+
+<directory>/<time>-<pid>-<count>.put     32 bytes BLAKE3 of the rest, then the result
+"""
+
+import itertools
+import logging
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from s3cache.digest import DIGEST_BYTES
+from s3cache.errors import DiskFull, DiskTierError
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".put"
+_ABANDONED_SECONDS = 3600.0
+
+
+class Put(msgspec.Struct, frozen=True):
+    """A result that is to be stored, and the run and job that made it."""
+
+    namespace: str
+    key: str
+    members: dict[str, bytes]
+    variant: str
+    requires: dict[str, str]
+    cost_seconds: float
+    job: str
+    run: str
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Put)
+
+
+class Spool:
+    """Keeps at most `limit` bytes of results until they are stored."""
+
+    def __init__(self, directory: Path, limit: int) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._counter = itertools.count()
+
+    def add(self, put: Put) -> None:
+        """Write a result down; it survives this process.
+
+        Raises DiskFull when the spool or the disk has no room, DiskTierError when it cannot be written.
+        """
+        data = _encoder.encode(put)
+        if self._bytes() + len(data) > self._limit:
+            raise DiskFull(f"{self._directory} already waits to upload {self._limit} bytes")
+        name = f"{time.time_ns()}-{os.getpid()}-{next(self._counter)}"
+        incoming = self._directory / f"{name}.incoming"
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with incoming.open("xb") as file:
+                file.write(blake3(data).digest())
+                file.write(data)
+            incoming.rename(self._directory / f"{name}{_SUFFIX}")
+        except OSError as error:
+            with suppress(OSError):
+                incoming.unlink(missing_ok=True)
+            raise DiskTierError(f"cannot write {self._directory}: {error.strerror}") from error
+
+    def pending(self) -> list[Path]:
+        """Return the files of results that wait, oldest first."""
+        try:
+            files = sorted(self._directory.iterdir())
+        except OSError:
+            return []
+        for path in files:
+            if path.suffix != _SUFFIX and _age(path) > _ABANDONED_SECONDS:
+                self.discard(path)
+        return [path for path in files if path.suffix == _SUFFIX]
+
+    def load(self, path: Path) -> Put | None:
+        """Return the result in a file; None, and the file is gone, when it is damaged."""
+        try:
+            data = path.read_bytes()
+            if blake3(data[DIGEST_BYTES:]).digest() == data[:DIGEST_BYTES]:
+                return _decoder.decode(memoryview(data)[DIGEST_BYTES:])
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("%s cannot be read: %s", path.name, error)
+        logger.warning("%s is damaged; what it held is compiled again when it is needed", path.name)
+        self.discard(path)
+        return None
+
+    def discard(self, path: Path) -> None:
+        """Remove a file."""
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+    def _bytes(self) -> int:
+        try:
+            with os.scandir(self._directory) as entries:
+                return sum(entry.stat().st_size for entry in entries)
+        except OSError:
+            return 0
+
+
+def _age(path: Path) -> float:
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime
+    return 0.0

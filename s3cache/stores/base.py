@@ -1,0 +1,24 @@
+"""The protocol of everything that keeps named, immutable objects."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+
+class ObjectStore(ABC):
+    """Keeps objects under names. An object is created once and never overwritten."""
+
+    @abstractmethod
+    async def get(self, name: str) -> bytes:
+        """Return an object. Raises ObjectAbsent when there is none of that name."""
+
+    @abstractmethod
+    async def create(self, name: str, data: bytes) -> bool:
+        """Create an object; return False, and leave it alone, when there is one already."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield, sorted, the names that begin with `prefix`."""
+
+    @abstractmethod
+    async def delete(self, name: str) -> None:
+        """Delete an object; one that is absent is no error."""

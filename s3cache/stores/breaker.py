@@ -1,0 +1,86 @@
+"""A breaker: a store that does not answer is left alone for a while, then tried again."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from s3cache.errors import (
+    BucketAbsent,
+    CredentialsAbsent,
+    Forbidden,
+    StoreError,
+    Unreachable,
+    WrongRegion,
+)
+from s3cache.stores.base import ObjectStore
+from s3cache.stores.wrapper import WrapperStore
+
+T = TypeVar("T")
+
+_OPENING = (Unreachable, BucketAbsent, CredentialsAbsent, WrongRegion)
+COOLDOWN_SECONDS = 30.0
+
+
+class BreakerStore(WrapperStore):
+    """Stops asking `inner` once it failed; half open, one request in `cooldown` seconds probes it.
+
+    What failed says why for as long as the breaker is open. A refusal (Forbidden) opens it for
+    reading and for writing apart, so that a bucket one may only read is still read.
+    """
+
+    def __init__(
+        self,
+        inner: ObjectStore,
+        cooldown: float = COOLDOWN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(inner)
+        self._cooldown = cooldown
+        self._clock = clock
+        self._failures: dict[str, tuple[StoreError, float]] = {}
+
+    def failure(self, direction: str) -> StoreError | None:
+        """Return what keeps the breaker open for "read" or "write", if it is."""
+        failed = self._failures.get(direction)
+        return failed[0] if failed else None
+
+    async def get(self, name: str) -> bytes:
+        """Return an object. Raises what opened the breaker while it is open."""
+        return await self._attempt("read", lambda: self.inner.get(name))
+
+    async def create(self, name: str, data: bytes) -> bool:
+        """Create an object. Raises what opened the breaker while it is open."""
+        return await self._attempt("write", lambda: self.inner.create(name, data))
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield names. Raises what opened the breaker while it is open."""
+
+        async def collect() -> list[str]:
+            return [name async for name in self.inner.list(prefix)]
+
+        for name in await self._attempt("read", collect):
+            yield name
+
+    async def delete(self, name: str) -> None:
+        """Delete an object. Raises what opened the breaker while it is open."""
+        await self._attempt("write", lambda: self.inner.delete(name))
+
+    async def _attempt(self, direction: str, request: Callable[[], Awaitable[T]]) -> T:
+        failed = self._failures.get(direction)
+        if failed:
+            error, retry_at = failed
+            if self._clock() < retry_at:
+                raise error
+            # Half open: this request probes, the others go on failing until it is back.
+            self._failures[direction] = error, self._clock() + self._cooldown
+        try:
+            result = await request()
+        except _OPENING as error:
+            until = self._clock() + self._cooldown
+            self._failures = {"read": (error, until), "write": (error, until)}
+            raise
+        except Forbidden as error:
+            self._failures[direction] = error, self._clock() + self._cooldown
+            raise
+        self._failures.pop(direction, None)
+        return result

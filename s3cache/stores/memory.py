@@ -1,0 +1,34 @@
+"""A store in memory: the model that the others are tested against."""
+
+from collections.abc import AsyncIterator
+
+from s3cache.errors import ObjectAbsent
+from s3cache.stores.base import ObjectStore
+
+
+class MemoryStore(ObjectStore):
+    """Keeps objects in a dictionary."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    async def get(self, name: str) -> bytes:
+        """Return an object. Raises ObjectAbsent when there is none of that name."""
+        try:
+            return self.objects[name]
+        except KeyError:
+            raise ObjectAbsent(name) from None
+
+    async def create(self, name: str, data: bytes) -> bool:
+        """Create an object; return False when there is one already."""
+        return self.objects.setdefault(name, data) is data
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield, sorted, the names that begin with `prefix`."""
+        for name in sorted(self.objects):
+            if name.startswith(prefix):
+                yield name
+
+    async def delete(self, name: str) -> None:
+        """Delete an object."""
+        self.objects.pop(name, None)

@@ -1,0 +1,250 @@
+"""The disk tier: a local LRU store that all processes of one user on a machine share.
+
+    <root>/objects/<name>     32 bytes BLAKE3 of the content, then the content; mtime is the last use
+    <root>/quarantine/        what did not match its digest
+    <root>/incoming/          what is being written
+    <root>/usage              bytes in objects/, and whether that number can be trusted
+    <root>/lock               held while objects/ changes
+
+An object appears by one rename, so a process may die at any moment. Reading takes no lock: a file
+that is evicted while it is read stays readable until it is closed.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import shutil
+import struct
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from blake3 import blake3
+
+from s3cache.digest import DIGEST_BYTES
+from s3cache.errors import DiskFull, DiskTierError, ObjectAbsent
+from s3cache.stores.base import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+FREE_FLOOR_BYTES = 256 << 20
+"""What the tier leaves free on its filesystem, or a twentieth of it where that is less."""
+_EVICT_TO = 0.95
+_ABANDONED_SECONDS = 3600.0
+_QUARANTINE_FILES = 16
+_LOCK_SECONDS = 5.0
+_LOCK_POLL_SECONDS = 0.002
+_USAGE = struct.Struct("<Q?")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskTier(ObjectStore):
+    """Keeps at most `limit` bytes under `root`; the least recently used object goes first.
+
+    Raises DiskTierError when `root` cannot be made or written.
+    """
+
+    def __init__(self, root: Path, limit: int) -> None:
+        self._objects = root / "objects"
+        self._quarantine = root / "quarantine"
+        self._incoming = root / "incoming"
+        self._usage = root / "usage"
+        self._limit = limit
+        self._counter = itertools.count()
+        self.quarantined = 0
+        try:
+            for folder in (self._objects, self._quarantine, self._incoming):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self._objects, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._objects))
+        except OSError as error:
+            raise DiskTierError(f"cannot write {root}: {error.strerror}; set S3CACHE_DIR") from error
+        self._lock_file = root / "lock"
+
+    def read(self, name: str, expected: str | None = None) -> bytes | None:
+        """Return an object, or None when there is none whose content matches its digest.
+
+        With `expected`, 64 hexadecimal digits, that is the digest it must match.
+        """
+        try:
+            file = os.open(f"{self._objects}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            digest = os.read(file, DIGEST_BYTES)
+            if expected is not None:
+                digest = bytes.fromhex(expected)
+            content = _read_rest(file)
+            if blake3(content).digest() == digest:
+                os.utime(file)
+                return content
+        finally:
+            os.close(file)
+        self._put_in_quarantine(name)
+        return None
+
+    def has(self, name: str) -> bool:
+        """Return whether there is an object of that name, unread."""
+        return (self._objects / name).exists()
+
+    def write(self, name: str, content: bytes) -> bool:
+        """Add an object; return False when there is one already.
+
+        Raises DiskFull when there is no room, DiskTierError when the folder cannot be written.
+        """
+        target = self._objects / name
+        if target.exists():
+            return False
+        size = DIGEST_BYTES + len(content)
+        incoming = self._incoming / f"{os.getpid()}-{next(self._counter)}-{time.time_ns()}"
+        try:
+            with self._changing() as used:
+                self._make_room(used, size)
+            with incoming.open("xb") as file:
+                file.write(blake3(content).digest())
+                file.write(content)
+            with self._changing() as used:
+                self._make_room(used, size)
+                if target.exists():
+                    return False
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                incoming.rename(target)
+                used.bytes += size
+                return True
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise DiskFull(f"no space left for {size} bytes in {self._objects}") from error
+            raise DiskTierError(f"cannot write {self._objects}: {error}; set S3CACHE_DIR") from error
+        finally:
+            with suppress(OSError):
+                incoming.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove an object; one that is absent is no error."""
+        with self._changing() as used:
+            used.bytes -= _unlink(self._objects / name)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return, sorted, the names that begin with `prefix`."""
+        root = os.fspath(self._objects)
+        return sorted(
+            name
+            for path, _ in _files(self._objects)
+            if (name := os.fspath(path)[len(root) + 1 :]).startswith(prefix)
+        )
+
+    async def get(self, name: str) -> bytes:
+        """Return an object. Raises ObjectAbsent when there is none."""
+        content = self.read(name)
+        if content is None:
+            raise ObjectAbsent(name)
+        return content
+
+    async def create(self, name: str, data: bytes) -> bool:
+        """Add an object; return False when there is one already."""
+        return self.write(name, data)
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield, sorted, the names that begin with `prefix`."""
+        for name in self.names(prefix):
+            yield name
+
+    async def delete(self, name: str) -> None:
+        """Remove an object."""
+        self.remove(name)
+
+    @contextmanager
+    def _changing(self) -> Iterator["_Used"]:
+        # The usage file says "not to be trusted" from the first change to the last: whoever comes
+        # after a process that died in between counts again.
+        # Imported here: a job's process that only reads does without it, and starts sooner.
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self._lock_file, timeout=_LOCK_SECONDS, poll_interval=_LOCK_POLL_SECONDS):
+                used = self._read_usage()
+                self._usage.write_bytes(_USAGE.pack(0, False))
+                yield used
+                self._usage.write_bytes(_USAGE.pack(max(used.bytes, 0), True))
+        except Timeout as error:
+            raise DiskTierError(f"the lock of {self._objects} was not free in {_LOCK_SECONDS} s") from error
+
+    def _read_usage(self) -> "_Used":
+        with suppress(OSError, struct.error):
+            used, trusted = _USAGE.unpack(self._usage.read_bytes())
+            if trusted:
+                return _Used(used)
+        return _Used(sum(status.st_size for _, status in _files(self._objects)))
+
+    def _make_room(self, used: "_Used", size: int) -> None:
+        if size > self._limit:
+            raise DiskFull(f"an entry of {size} bytes is larger than S3CACHE_DISK_LIMIT ({self._limit})")
+        missing = self._missing(used, size)
+        if missing <= 0:
+            return
+        target = max(missing, int(used.bytes + size - self._limit * _EVICT_TO))
+        self._sweep_incoming()
+        for path, _ in sorted(_files(self._objects), key=lambda item: item[1].st_mtime_ns):
+            freed = _unlink(path)
+            used.bytes -= freed
+            target -= freed
+            if target <= 0:
+                break
+        if self._missing(used, size) > 0:
+            raise DiskFull(f"less than the floor would stay free beside {self._objects}")
+
+    def _missing(self, used: "_Used", size: int) -> int:
+        disk = shutil.disk_usage(self._objects)
+        floor = min(FREE_FLOOR_BYTES, disk.total // 20)
+        return max(used.bytes + size - self._limit, floor + size - disk.free)
+
+    def _sweep_incoming(self) -> None:
+        for path, status in _files(self._incoming):
+            if time.time() - status.st_mtime > _ABANDONED_SECONDS:
+                _unlink(path)
+
+    def _put_in_quarantine(self, name: str) -> None:
+        logger.warning("%s does not match its digest; it is put in quarantine", name)
+        self.quarantined += 1
+        with suppress(OSError, DiskTierError), self._changing() as used:
+            path = self._objects / name
+            used.bytes -= path.stat().st_size
+            path.rename(self._quarantine / f"{time.time_ns()}-{path.name}")
+            for old in sorted(self._quarantine.iterdir())[:-_QUARANTINE_FILES]:
+                old.unlink()
+
+
+class _Used:
+    """How many bytes lie in objects/."""
+
+    def __init__(self, used: int) -> None:
+        self.bytes = used
+
+
+def _read_rest(file: int) -> bytes:
+    size = os.fstat(file).st_size - DIGEST_BYTES
+    content = os.read(file, max(size, 0))
+    while len(content) < size and (more := os.read(file, size - len(content))):
+        content += more
+    return content
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            with suppress(FileNotFoundError):
+                yield path, path.stat()
+
+
+def _unlink(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    with suppress(OSError):
+        path.parent.rmdir()
+    return size
