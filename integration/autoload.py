@@ -15,12 +15,19 @@ from types import ModuleType
 logger = logging.getLogger(__name__)
 
 _ADAPTERS = {
-    "artifacts": "torch.compiler._cache",
+    "saved_graphs": "torch.compiler._cache",
     "graphs": "torch._inductor.codecache",
     "aot_autograd": "torch._functorch._aot_autograd.autograd_cache",
     "cpp_libraries": "torch._inductor.codecache",
     "cpp_compilers": "torch._inductor.cpp_builder",
+    "cpp_refusals": "torch._inductor.cpp_builder",
     "cpp_isa": "torch._inductor.cpu_vec_isa",
+    "autotune": "torch._inductor.runtime.autotune_cache",
+    "gemm_timings": "torch._inductor.codecache",
+    "remote_caches": "torch._inductor.remote_cache",
+    "pgo": "torch._dynamo.pgo",
+    "precompile": "torch._dynamo.package",
+    "custom_artifacts": "torch.compiler._cache",
 }
 """Each mechanism, one module in s3cache.integration.pytorch, and the module of PyTorch it hooks."""
 

@@ -7,5 +7,5 @@ from s3cache.integration.pytorch.saving import saves
 
 
 def install(module: ModuleType) -> None:
-    """Hook `torch._functorch._aot_autograd.autograd_cache`."""
+    """Hook `torch._functorch._aot_autograd.autograd_cache`. Raises HookMissing if it is not as expected."""
     wrap(module, "AOTAutogradCache.save", saves("entry", 1))

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from s3cache.client import Client
 from s3cache.integration.hooks import guarded
 from s3cache.integration.pytorch.switch import active_client
-
-from s3cache.client import Client
 
 NAMESPACE = "dynamo-pgo"
 _MEMBER = "content"
@@ -47,12 +46,9 @@ def encode(state: CodeState) -> bytes | None:
 
     portable: CodeState = defaultdict(pgo.CodeState)
     for code_id in sorted(filter(_is_portable, state), key=_identity):
-        seen = state[code_id].automatic_dynamic
-        code = portable[replace(code_id, filename=PurePath(code_id.filename).name)]
-        for source in sorted(seen):
-            code.automatic_dynamic[source] = _sizes(seen[source])
-        if not seen:
-            portable.popitem()
+        portable_id = replace(code_id, filename=PurePath(code_id.filename).name)
+        for source, seen in sorted(state[code_id].automatic_dynamic.items()):
+            portable[portable_id].automatic_dynamic[source] = _sizes(seen)
     if not portable:
         return None
     output = io.BytesIO()

@@ -10,7 +10,7 @@ _QUESTIONS = ("cpp_compiler_search", "_is_intel_compiler", "get_compiler_version
 
 
 def install(module: ModuleType) -> None:
-    """Hook `torch._inductor.cpp_builder`."""
+    """Hook `torch._inductor.cpp_builder`. Raises HookMissing if it is not as expected."""
     require(module, *_QUESTIONS)
     for question in _QUESTIONS:
         wrap(module, question, _remembered(question))
@@ -20,10 +20,11 @@ def _remembered(function: str) -> Wrapper:
     def ask(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
         known = facts()
         question = f"{function} {args!r} {kwargs!r}"
-        answer = known.get(question)
+        answer = known.get(question) if known else None
         if answer is None:
             answer = wrapped(*args, **kwargs)
-            known.add(question, answer)
+            if known and answer != "":
+                known.add(question, answer)
         return answer
 
     return ask

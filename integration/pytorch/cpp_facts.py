@@ -9,11 +9,10 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from s3cache.digest import digest_of
 from s3cache.integration.hooks import guarded
 from s3cache.integration.pytorch.requirements import build
-
-from s3cache import client
-from s3cache.digest import digest_of
+from s3cache.integration.pytorch.switch import active_client
 from s3cache.machine import cpu_flags, glibc
 
 NAMESPACE = "cpp-probe"
@@ -42,20 +41,21 @@ class Facts:
     @guarded
     def save(self) -> None:
         """Store what is new."""
-        cache = client.current()
+        cache = active_client()
         if cache is not None and self._is_new:
             self._is_new = False
             cache.put(NAMESPACE, self._key, {MEMBER: json.dumps(self._answers, sort_keys=True).encode()})
 
     @guarded
     def _read(self) -> None:
-        cache = client.current()
+        cache = active_client()
         for entry in cache.variants(NAMESPACE, self._key) if cache else ():
             self._answers |= json.loads(entry.members[MEMBER])
 
 
+@guarded
 def facts() -> Facts:
-    """Return the facts about the compilers that this process would find now."""
+    """Return the facts about the compilers that this process would find now; None on any failure."""
     from torch._inductor import config
 
     names = config.cpp.cxx if isinstance(config.cpp.cxx, list | tuple) else [config.cpp.cxx]

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from s3cache.digest import digest_of
 from s3cache.integration.hooks import guarded, require, wrap
 from s3cache.integration.pytorch.requirements import build
-
-from s3cache import client
-from s3cache.digest import digest_of
+from s3cache.integration.pytorch.switch import active_client
 from s3cache.machine import cpu_flags, glibc
 
 NAMESPACE = "cpp-library"
@@ -33,7 +32,7 @@ _compiled_here: dict[str, tuple[str, dict[str, str]]] = {}
 
 
 def install(module: ModuleType) -> None:
-    """Hook `torch._inductor.codecache`."""
+    """Hook `torch._inductor.codecache`. Raises HookMissing if it is not as expected."""
     require(module, "write", "_precompile_header", "CppCodeCache._load_library")
     wrap(module, "write", _write)
     wrap(module, "_precompile_header", _precompile_header)
@@ -56,8 +55,8 @@ def _restore(source_path: str, code: str, command: str) -> None:
     """Put the library beside its source, if the cache has it, or note that it will be compiled."""
     library = Path(source_path.removesuffix(".cpp") + ".so")
     _being_loaded.present = library.exists()
-    cache = client.current()
-    if cache is None or _caches_are_disabled():
+    cache = active_client()
+    if cache is None:
         return
     key = library_key(code, command)
     if _being_loaded.present:
@@ -133,13 +132,7 @@ def _load_library(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
 def _keep(path: str, key: str) -> None:
     """Store a library that was compiled here, now that it is known to load."""
     compiled = _compiled_here.pop(path, None)
-    cache = client.current()
+    cache = active_client()
     if compiled is not None and cache is not None:
         key, requires = compiled
         cache.put(NAMESPACE, key, {MEMBER: Path(path).read_bytes()}, requires=requires)
-
-
-def _caches_are_disabled() -> bool:
-    from torch.compiler import config
-
-    return bool(config.force_disable_caches)

@@ -1,18 +1,21 @@
 """Artifacts of types that are not PyTorch's own: whatever registers with CacheArtifactFactory."""
 
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from s3cache.integration.hooks import guarded, require, wrap
-from s3cache.integration.pytorch.switch import active_client
 from wrapt import register_post_import_hook
 
 from s3cache import names
 from s3cache.digest import digest_of
 from s3cache.errors import InvalidName
+from s3cache.integration.hooks import guarded, require, wrap
+from s3cache.integration.pytorch.switch import active_client
+from s3cache.manifest import Entry
 
-_MEMBER = "content"
+_CONTENT = "content"
+_TIME = "recorded-at"
 _COMPILES = "torch._dynamo.callback"
 
 
@@ -60,8 +63,9 @@ def _restore(artifact_class: Any, unready: list[Any]) -> None:
         return
     namespace = _namespace(artifact_class.type())
     for found, key in client.profile(namespace):
-        for entry in client.variants(namespace, key) if found == namespace else ():
-            artifact = artifact_class(key, entry.members[_MEMBER])
+        entries = client.variants(namespace, key) if found == namespace else ()
+        for entry in sorted(entries, key=_recorded_at):
+            artifact = artifact_class(key, entry.members[_CONTENT])
             try:
                 artifact.populate_cache()
             except Exception:
@@ -73,9 +77,13 @@ def _record(factory: Any, artifact_type: str, key: str, content: Any) -> None:
     client = active_client() if _is_custom(factory._artifact_types[artifact_type]) else None
     if client:
         encoded = factory.encode_create(artifact_type, key, content).content
-        # What a key of someone else's means is not known: every value of it is kept.
-        variant = digest_of(encoded)
-        client.put(_namespace(artifact_type), key, {_MEMBER: encoded}, variant=variant)
+        members = {_CONTENT: encoded, _TIME: str(time.time_ns()).encode()}
+        # What a value means is not known: all are kept, and populated in the order they came in.
+        client.put(_namespace(artifact_type), key, members, variant=digest_of(encoded))
+
+
+def _recorded_at(entry: Entry) -> int:
+    return int(entry.members[_TIME])
 
 
 def _is_custom(artifact_class: Any) -> bool:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from s3cache.digest import digest_of
 from s3cache.integration.hooks import HookMissing, guarded, require, wrap
 from s3cache.integration.pytorch.switch import active_client
-
-from s3cache.digest import digest_of
 
 NAMESPACE = "gemm-autotune"
 _TIMINGS = "timings"

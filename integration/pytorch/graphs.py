@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from s3cache.integration.hooks import wrap
-from s3cache.integration.pytorch.artifacts import MEMBER
-from s3cache.integration.pytorch.saving import saves
-
 from s3cache import client
+from s3cache.integration.hooks import wrap
+from s3cache.integration.pytorch.saved_graphs import MEMBER
+from s3cache.integration.pytorch.saving import saves
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ _NAMESPACES = {"FxGraphCache": "fx-graph", "AOTAutogradCache": "aot-autograd"}
 
 
 def install(module: ModuleType) -> None:
-    """Hook `torch._inductor.codecache`."""
+    """Hook `torch._inductor.codecache`. Raises HookMissing if it is not as expected."""
     wrap(module, "GuardedCache.iterate_over_candidates", _candidates)
     wrap(module, "FxGraphCache._save_graph", saves("compiled_graph", 1))
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from s3cache.client import Client
+from s3cache.digest import digest_of
 from s3cache.integration.hooks import guarded, require, wrap
 from s3cache.integration.pytorch.requirements import build, cpu_codegen_requirements
 from s3cache.integration.pytorch.switch import active_client
-
-from s3cache.client import Client
-from s3cache.digest import digest_of
 
 NAMESPACE = "precompile"
 _PACKAGE = "content"

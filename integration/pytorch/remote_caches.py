@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
+from s3cache.client import Client
 from s3cache.integration.hooks import guarded, require
 from s3cache.integration.pytorch import best_configs, code_states
 from s3cache.integration.pytorch.switch import active_client
-
-from s3cache.client import Client
 
 _MEMBER = "content"
 

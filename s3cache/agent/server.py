@@ -1,16 +1,10 @@
-"""The agent: prefetches, answers look-ups, uploads the spool, writes the report."""
+"""The agent: prefetches, answers look-ups, and lives until the last job's results are stored."""
 
-import functools
-import json
 import logging
 import os
-import platform
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import anyio
 from anyio.abc import SocketStream
@@ -18,41 +12,33 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from s3cache import ledger, profile
 from s3cache.agent import protocol
-from s3cache.agent.job_profile import JobProfile
+from s3cache.agent.jobs import Jobs, Run, versions
+from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
-from s3cache.errors import (
-    Corrupt,
-    DiskTierError,
-    Forbidden,
-    ObjectAbsent,
-    S3CacheError,
-    StoreError,
-)
-from s3cache.ledger import Ledger
-from s3cache.machine import Machine, fingerprint, platform_tag
+from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError
+from s3cache.machine import Machine
 from s3cache.prefetch import bring, read_profile
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Spool
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
-from s3cache.stores.read_only import ReadOnlyStore
 from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
 
-UPLOADS_AT_ONCE = 8
 LINGER_SECONDS = 0.5
-QUIET_SECONDS = 30.0
+"""How long the agent stays when no job is left, since the next one may be about to start."""
 TERMINATION_SECONDS = 10.0
-"""How long the spool may still be emptied after a SIGTERM."""
+"""How long it goes on storing results after a SIGTERM."""
 GIVE_UP_SECONDS = 60.0
-"""How long the agent tries to empty the spool when no job is left; the rest waits for the next start."""
-_POLL_SECONDS = 0.02
-_PACKAGES = ("torch-s3cache", "torch", "triton", "aioboto3")
+"""How long it does so when no job is left; the rest waits for the next start on this machine."""
 
 
 async def serve(settings: Settings, alive: int) -> None:
-    """Serve the jobs of this machine until none is left and the spool is empty."""
+    """Serve the jobs of this machine until none is left and the spool is empty.
+
+    `alive` is a pipe whose other end closes when the process that started the agent is gone.
+    """
     from s3cache.bucket import Bucket
 
     async with (
@@ -63,51 +49,40 @@ async def serve(settings: Settings, alive: int) -> None:
         agent = Agent(settings, bucket)
         group.start_soon(listener.serve, agent.converse)
         group.start_soon(agent.watch, alive)
-        group.start_soon(agent.upload)
-        group.start_soon(agent.prefetch_new_jobs)
+        group.start_soon(agent.prefetch)
+        if agent.uploader:
+            group.start_soon(agent.uploader.run)
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
             group.start_soon(agent.terminate_on, signals)
             await agent.until_idle()
         group.cancel_scope.cancel()
-    agent.write_reports()
-
-
-class Run:
-    """One run of a job: its processes, and what they cost and gained."""
-
-    def __init__(self, job: JobProfile) -> None:
-        self.profile = job
-        self.ledger = Ledger()
-        self.started = time.monotonic()
-        self.report: Path | None = None
-        self.warned = False
+    for run in agent.jobs.runs.values():
+        run.write_report()
 
 
 class Agent:
-    """What the connections, the prefetch and the upload share."""
+    """What the conversations with the processes of all jobs share."""
 
     def __init__(self, settings: Settings, bucket: ObjectStore) -> None:
         self._settings = settings
         self._tier = DiskTier(settings.directory / "tier", settings.disk_limit)
-        self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
-        self._writable = settings.mode is Mode.READ_WRITE
-        self._breaker = BreakerStore(bucket if self._writable else ReadOnlyStore(bucket))
-        self._writer = {"package": _versions().get("torch-s3cache", "")}
-        self._cache = Cache(self._breaker, self._tier, Machine(), self._writer)
-        self._profiles: dict[str, JobProfile] = {}
-        self._runs: dict[str, Run] = {}
-        self._unread_send, self._unread = anyio.create_memory_object_stream[Run](1000)
-        self._clients = 1
+        self._objects = BreakerStore(bucket)
+        writer = {"package": versions().get("torch-s3cache", "")}
+        self._cache = Cache(self._objects, self._tier, Machine(), writer)
+        self.jobs = Jobs()
+        self.uploader: Uploader | None = None
+        if settings.mode is Mode.READ_WRITE:
+            spool = Spool(settings.spool_directory, settings.disk_limit // 4)
+            self.uploader = Uploader(spool, self._cache, self._objects, self._tier, self.jobs, writer)
+        # The process that started the agent is one, though it may not have connected yet.
+        self._processes = 1
         self._changed = anyio.Event()
-        self._spooled = anyio.Event()
-        self._segments = anyio.Lock()
-        self._terminating = False
-
-    # The parts that run side by side.
+        self._terminating = anyio.Event()
+        self._starting, self._started = anyio.create_memory_object_stream[Run](100)
 
     async def converse(self, stream: SocketStream) -> None:
         """Serve one process until it is gone."""
-        self._clients += 1
+        self._processes += 1
         run: Run | None = None
         try:
             async with stream:
@@ -115,8 +90,7 @@ class Agent:
                 while True:
                     request = await _receive(received)
                     if isinstance(request, protocol.Hello):
-                        run = self._run(request)
-                        ledger.charge(run.ledger)
+                        run = await self._welcome(request)
                     elif run is not None:
                         reply = await self._answer(request, run)
                         if reply is not None:
@@ -124,95 +98,88 @@ class Agent:
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             pass
         finally:
-            self._clients -= 1
-            self._touch()
+            self._leave()
             if run is not None:
-                self._write_report(run)
+                run.write_report()
 
     async def watch(self, alive: int) -> None:
-        """Count the process that started this agent, and its forks, as one until they are gone."""
+        """Wait until the process that started the agent, and its forks, are gone."""
         await anyio.wait_readable(alive)
         os.close(alive)
-        self._clients -= 1
-        self._touch()
+        self._leave()
 
-    async def prefetch_new_jobs(self) -> None:
+    async def prefetch(self) -> None:
         """Bring into the disk tier what each job used on its last starts."""
         async with anyio.create_task_group() as group:
-            async for run in self._unread:
+            async for run in self._started:
                 group.start_soon(self._prefetch, run)
 
-    async def upload(self) -> None:
-        """Empty the spool, again and again."""
-        while True:
-            self._spooled = anyio.Event()
-            if self._writable:
-                await self._upload_all()
-            with anyio.move_on_after(QUIET_SECONDS if self._clients else 1.0) as quiet:
-                await self._spooled.wait()
-            if quiet.cancelled_caught:
-                await self._write_segments()
-
     async def terminate_on(self, signals: AsyncIterator[signal.Signals]) -> None:
-        """Leave within a deadline once a signal arrives."""
+        """Leave, within a deadline, once a signal arrives."""
         async for _ in signals:
-            self._terminating = True
-            self._touch()
+            self._terminating.set()
+            self._changed.set()
             return
 
     async def until_idle(self) -> None:
-        """Return when no process is left and all is uploaded, or enough time was spent on it."""
-        while True:
-            while self._clients and not self._terminating:
+        """Return when no process is left and all is stored, or enough time was spent on that."""
+        while not self._terminating.is_set():
+            while self._processes and not self._terminating.is_set():
+                self._changed = anyio.Event()
                 await self._changed.wait()
-            if not self._terminating:
-                with anyio.move_on_after(LINGER_SECONDS):
+            with anyio.move_on_after(LINGER_SECONDS):
+                while not self._processes and not self._terminating.is_set():
+                    self._changed = anyio.Event()
                     await self._changed.wait()
-                if self._clients:
-                    continue
-            with anyio.move_on_after(TERMINATION_SECONDS if self._terminating else GIVE_UP_SECONDS):
-                await self._flush(lambda: bool(self._clients) and not self._terminating)
-            if self._terminating or not self._clients:
+            if self._terminating.is_set() or self._processes:
+                continue
+            with anyio.move_on_after(GIVE_UP_SECONDS):
+                await self._flush(lambda: self._terminating.is_set() or self._processes > 0)
+            if not self._processes:
                 return
+        with anyio.move_on_after(TERMINATION_SECONDS):
+            await self._flush(lambda: False)
 
-    def write_reports(self) -> None:
-        """Write the report of every run that wants one."""
-        for run in self._runs.values():
-            self._write_report(run)
-
-    # What a process may ask.
+    async def _welcome(self, hello: protocol.Hello) -> Run:
+        is_new = hello.job not in self.jobs.profiles
+        run = self.jobs.run(hello)
+        ledger.charge(run.ledger)
+        if is_new:
+            await self._starting.send(run)
+        return run
 
     async def _answer(self, request: protocol.Request, run: Run) -> protocol.Reply | None:
-        counts = run.ledger.namespaces
         match request:
             case protocol.Lookup(namespace, key, slot):
                 return await self._look_up(run, namespace, key, slot)
             case protocol.Hit(namespace, key, slot, seconds):
                 name = profile.Reference(namespace, key, slot).name
+                counts = run.ledger.namespaces[namespace]
                 if self._cache.downloaded.get(name, 0.0) > run.started:
-                    counts[namespace].bucket_hits += 1
+                    counts.bucket_hits += 1
                 else:
-                    counts[namespace].disk_hits += 1
+                    counts.disk_hits += 1
                 run.ledger.seconds["read"] += seconds
                 run.profile.add(namespace, key, slot)
             case protocol.Use(namespace, key):
                 run.profile.use(self._tier, namespace, key)
             case protocol.Miss(namespace):
-                counts[namespace].misses += 1
+                run.ledger.namespaces[namespace].misses += 1
             case protocol.Waited(what, seconds):
                 run.ledger.seconds[what] += seconds
             case protocol.Spooled():
-                self._spooled.set()
+                if self.uploader:
+                    self.uploader.wake()
             case protocol.ProfileOf(prefix):
                 await run.profile.read.wait()
-                return protocol.Profile(
-                    [(r.namespace, r.key) for r in run.profile.references if r.namespace.startswith(prefix)]
-                )
+                references = run.profile.references
+                keys = [(r.namespace, r.key) for r in references if r.namespace.startswith(prefix)]
+                return protocol.Profile(keys)
             case protocol.Flush(seconds):
                 with anyio.move_on_after(seconds):
                     await self._flush(lambda: False)
-                report = self._write_report(run)
-                return protocol.Flushed(len(self._spool.pending()), report)
+                pending = self.uploader.pending if self.uploader else 0
+                return protocol.Flushed(pending, run.write_report())
         return None
 
     async def _look_up(self, run: Run, namespace: str, key: str, slot: int) -> protocol.Found:
@@ -224,38 +191,14 @@ class Agent:
             logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
             return protocol.Found("unusable")
         except (StoreError, DiskTierError) as error:
-            return protocol.Found("unavailable", self._warning(run, error))
+            return protocol.Found("unavailable", run.warning(error))
         return protocol.Found("ready")
-
-    def _warning(self, run: Run, error: S3CacheError) -> str | None:
-        if run.warned:
-            return None
-        run.warned = True
-        logger.warning("%s", error)
-        run.ledger.warnings.append(str(error))
-        return str(error)
-
-    def _run(self, hello: protocol.Hello) -> Run:
-        run = self._runs.get(hello.run)
-        if run is None:
-            job = self._profiles.get(hello.job)
-            is_new = job is None
-            if job is None:
-                job = self._profiles[hello.job] = JobProfile(hello.job, platform_tag())
-            run = self._runs[hello.run] = Run(job)
-            if is_new:
-                self._unread_send.send_nowait(run)
-        if hello.report:
-            run.report = Path(hello.report)
-        return run
-
-    # Prefetch.
 
     async def _prefetch(self, run: Run) -> None:
         ledger.charge(run.ledger)
         started = time.monotonic()
         try:
-            run.profile.learn(await read_profile(self._cache, self._breaker, run.profile.prefix))
+            run.profile.learn(await read_profile(self._cache, self._objects, run.profile.prefix))
         except S3CacheError as error:
             logger.warning("the profile of %s cannot be read: %s", run.profile.job, error)
         finally:
@@ -264,116 +207,15 @@ class Agent:
         seconds = time.monotonic() - started
         logger.info("%d entries of %s are here after %.2f s", here, run.profile.job, seconds)
 
-    # Upload.
-
-    async def _upload_all(self) -> None:
-        limiter = anyio.Semaphore(UPLOADS_AT_ONCE)
-
-        async def upload(path: Path) -> None:
-            async with limiter:
-                await self._upload_one(path)
-
-        async with anyio.create_task_group() as group:
-            for path in self._spool.pending():
-                group.start_soon(upload, path)
-
-    async def _upload_one(self, path: Path) -> None:
-        put = self._spool.load(path)
-        if put is None:
-            return
-        run = self._runs.get(put.run)
-        ledger.charge(run.ledger if run else Ledger())
-        try:
-            slot = await self._cache.put(
-                put.namespace,
-                put.key,
-                put.members,
-                variant=put.variant,
-                requires=put.requires,
-                cost_seconds=put.cost_seconds,
-            )
-        except Forbidden as error:
-            if run:
-                self._warning(run, error)
-            logger.warning("a result is dropped: %s", error)
-        except StoreError as error:
-            # It stays in the spool: the bucket may come back, or the next start finds it.
-            if run:
-                self._warning(run, error)
-            return
-        except S3CacheError as error:
-            logger.warning("a result is dropped: %s", error)
-        else:
-            job = self._profiles.setdefault(put.job, JobProfile(put.job, platform_tag()))
-            job.add(put.namespace, put.key, slot)
-        self._spool.discard(path)
-
-    async def _write_segments(self) -> None:
-        async with self._segments:
-            for job in list(self._profiles.values()) if self._writable else ():
-                made = job.next_segment(self._tier, self._writer)
-                if made is None:
-                    continue
-                name, segment = made
-                data = profile.encode(segment)
-                ledger.charge(self._ledger_of(job))
-                try:
-                    await self._breaker.create(name, data)
-                    self._tier.write(name, data)
-                except StoreError as error:
-                    logger.warning("the profile of %s is not extended: %s", job.job, error)
-                    continue
-                except DiskTierError as error:
-                    logger.info("a segment is not kept on disk: %s", error)
-                job.learn(segment.references)
-
-    def _ledger_of(self, job: JobProfile) -> Ledger:
-        runs = [run for run in self._runs.values() if run.profile is job]
-        return runs[-1].ledger if runs else Ledger()
-
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
-        """Wait until the spool is empty, the bucket refuses, or it is abandoned; then end the segment."""
-        while self._writable and self._spool.pending() and not is_abandoned():
-            if self._breaker.failure("write"):
-                return
-            self._spooled.set()
-            await anyio.sleep(_POLL_SECONDS)
-        if not is_abandoned():
-            await self._write_segments()
+        if self.uploader:
+            await self.uploader.flush(is_abandoned)
 
-    # Report.
-
-    def _write_report(self, run: Run) -> bytes:
-        report = {
-            "job": run.profile.job,
-            **run.ledger.as_dict(),
-            "versions": _versions(),
-            "machine": fingerprint(),
-        }
-        data = json.dumps(report, indent=2).encode() + b"\n"
-        if run.report is not None:
-            unfinished = run.report.with_name(f".{run.report.name}.{os.getpid()}")
-            try:
-                unfinished.write_bytes(data)
-                unfinished.rename(run.report)
-            except OSError as error:
-                logger.warning("the report cannot be written: %s", error)
-        return data
-
-    def _touch(self) -> None:
+    def _leave(self) -> None:
+        self._processes -= 1
         self._changed.set()
-        self._changed = anyio.Event()
 
 
 async def _receive(stream: BufferedByteReceiveStream) -> protocol.Request:
     (length,) = protocol.HEADER.unpack(await stream.receive_exactly(protocol.HEADER.size))
     return protocol.decode_request(await stream.receive_exactly(length))
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

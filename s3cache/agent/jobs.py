@@ -1,0 +1,97 @@
+"""The jobs that an agent serves: their profiles, their runs, and the report of each run."""
+
+import functools
+import json
+import logging
+import os
+import platform
+import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from s3cache.agent.job_profile import JobProfile
+from s3cache.agent.protocol import Hello
+from s3cache.errors import S3CacheError
+from s3cache.ledger import Ledger
+from s3cache.machine import fingerprint, platform_tag
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("torch-s3cache", "torch", "triton", "aioboto3")
+
+
+class Run:
+    """One run of a job: all its processes, and what they cost and gained."""
+
+    def __init__(self, profile: JobProfile) -> None:
+        self.profile = profile
+        self.ledger = Ledger()
+        self.started = time.monotonic()
+        self.report: Path | None = None
+        self._is_warned = False
+
+    def warning(self, error: S3CacheError) -> str | None:
+        """Return what is wrong, the first time it is asked; a job is told once."""
+        if self._is_warned:
+            return None
+        self._is_warned = True
+        logger.warning("%s", error)
+        self.ledger.warnings.append(str(error))
+        return str(error)
+
+    def write_report(self) -> bytes:
+        """Return the report, as JSON, and write it to the file that the job named, if it did."""
+        report = {
+            "job": self.profile.job,
+            **self.ledger.as_dict(),
+            "versions": versions(),
+            "machine": fingerprint(),
+        }
+        data = json.dumps(report, indent=2).encode() + b"\n"
+        if self.report is not None:
+            unfinished = self.report.with_name(f".{self.report.name}.{os.getpid()}")
+            try:
+                unfinished.write_bytes(data)
+                unfinished.rename(self.report)
+            except OSError as error:
+                logger.warning("the report cannot be written: %s", error)
+        return data
+
+
+class Jobs:
+    """Every run this agent has seen, by its id, and every profile, by its job."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.profiles: dict[str, JobProfile] = {}
+
+    def run(self, hello: Hello) -> Run:
+        """Return the run that a process belongs to."""
+        run = self.runs.get(hello.run)
+        if run is None:
+            run = self.runs[hello.run] = Run(self.profile(hello.job))
+        if hello.report:
+            run.report = Path(hello.report)
+        return run
+
+    def profile(self, job: str) -> JobProfile:
+        """Return the profile of a job."""
+        if job not in self.profiles:
+            self.profiles[job] = JobProfile(job, platform_tag())
+        return self.profiles[job]
+
+    def ledger_of(self, profile: JobProfile) -> Ledger:
+        """Return the ledger of the last run that uses a profile."""
+        ledgers = [run.ledger for run in self.runs.values() if run.profile is profile]
+        return ledgers[-1] if ledgers else Ledger()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions that a report names."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
