@@ -84,19 +84,22 @@ class Bench:
         self.console.print(f"  {what}: {start.to_first_step:.2f} s, exit {start.to_exit:.2f} s")
         return start
 
-    def probe(self, arguments: Sequence[str], environment: Mapping[str, str]) -> object:
-        """Run Python with these arguments; what its last line says, as JSON."""
+    def probe(
+        self, machine: Machine, arguments: Sequence[str], settings: Mapping[str, str] | None = None
+    ) -> object:
+        """Run Python with these arguments on a machine; what its last line says, as JSON."""
         done = subprocess.run(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            cwd=self.root,
-            env=dict(environment),
+            cwd=machine.root,
+            env=machine.environment(settings),
             timeout=PROBE_SECONDS,
         )
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
+        machine.wait_until_idle()
         return json.loads(done.stdout.splitlines()[-1])
 
     def cold_pairs(self, pairs: int) -> dict[str, list[Start]]:
@@ -170,12 +173,12 @@ def recording(bench: Bench) -> list[Number]:
 
 
 def import_time(bench: Bench) -> list[Number]:
-    environment = bench.machine().environment()
+    machine = bench.machine()
     seconds: list[float] = []
     heavy: set[str] = set()
-    bench.probe(["-c", IMPORT], environment)
+    bench.probe(machine, ["-c", IMPORT])
     for _ in range(2 * bench.runs + 1):
-        answer = bench.probe(["-c", IMPORT], environment)
+        answer = bench.probe(machine, ["-c", IMPORT])
         assert isinstance(answer, list)
         seconds.append(answer[0])
         heavy.update(answer[1])
@@ -186,16 +189,16 @@ def import_time(bench: Bench) -> list[Number]:
 
 
 def entry_point(bench: Bench) -> list[Number]:
+    machine = bench.machine()
     # PyTorch would call the entry point itself, before the clock runs.
-    without = bench.machine().environment({"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
-    with_url = without | bench.settings("entry-point")
-    seconds: dict[str, list[float]] = {"without": [], "with": []}
-    for environment in (without, with_url):
-        bench.probe(["-c", ENTRY_POINT], environment)
+    without = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    settings = {"without": without, "with": without | bench.settings("entry-point")}
+    seconds: dict[str, list[float]] = {kind: [] for kind in settings}
+    for kind in settings:
+        bench.probe(machine, ["-c", ENTRY_POINT], settings[kind])
     for turn in range(bench.runs):
-        for kind in _turned(["without", "with"], turn):
-            environment = without if kind == "without" else with_url
-            answer = bench.probe(["-c", ENTRY_POINT], environment)
+        for kind in _turned(list(settings), turn):
+            answer = bench.probe(machine, ["-c", ENTRY_POINT], settings[kind])
             assert isinstance(answer, float)
             seconds[kind].append(answer)
     bars = {"without": 2.0, "with": 30.0}
@@ -208,8 +211,8 @@ def entry_point(bench: Bench) -> list[Number]:
 def disk_get(bench: Bench) -> list[Number]:
     machine = bench.machine()
     script = Path(__file__).with_name("disk_get.py")
-    environment = machine.environment(bench.settings("disk-get"))
-    answer = bench.probe([str(script), str(machine.root / "plain")], environment)
+    arguments = [str(script), str(machine.root / "plain")]
+    answer = bench.probe(machine, arguments, bench.settings("disk-get"))
     assert isinstance(answer, list)
     get, plain = answer
     note = f"{get * 1e6:.0f} µs ÷ {plain * 1e6:.0f} µs"

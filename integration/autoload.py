@@ -20,7 +20,6 @@ _ADAPTERS = {
     "aot_autograd": "torch._functorch._aot_autograd.autograd_cache",
     "cpp_libraries": "torch._inductor.codecache",
     "cpp_compilers": "torch._inductor.cpp_builder",
-    "cpp_refusals": "torch._inductor.cpp_builder",
     "cpp_isa": "torch._inductor.cpu_vec_isa",
     "autotune": "torch._inductor.runtime.autotune_cache",
     "gemm_timings": "torch._inductor.codecache",

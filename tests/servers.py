@@ -186,7 +186,7 @@ def _started(start: Callable[[Path, ExitStack], Server]) -> Iterator[Server]:
 def _spawn(command: list[str], folder: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
     log = stack.enter_context((folder / "log").open("wb"))
     process = subprocess.Popen(
-        command,
+        [*_ended_with_parent(), *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -195,6 +195,13 @@ def _spawn(command: list[str], folder: Path, stack: ExitStack) -> subprocess.Pop
     )
     stack.callback(_stop, process)
     return process
+
+
+def _ended_with_parent() -> list[str]:
+    # So that a test run that is killed leaves no server behind. It goes by the thread that starts
+    # the server: one that ends before the server is done with would take it along.
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

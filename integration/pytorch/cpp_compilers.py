@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from s3cache.integration.hooks import Wrapper, require, wrap
+from s3cache.integration.pytorch import cpp_refusals
 from s3cache.integration.pytorch.cpp_facts import facts
 
 _QUESTIONS = ("cpp_compiler_search", "_is_intel_compiler", "get_compiler_version_info")
@@ -11,9 +12,10 @@ _QUESTIONS = ("cpp_compiler_search", "_is_intel_compiler", "get_compiler_version
 
 def install(module: ModuleType) -> None:
     """Hook `torch._inductor.cpp_builder`. Raises HookMissing if it is not as expected."""
-    require(module, *_QUESTIONS)
+    require(module, *_QUESTIONS, "CppBuilder.build")
     for question in _QUESTIONS:
         wrap(module, question, _remembered(question))
+    wrap(module, "CppBuilder.build", _build)
 
 
 def _remembered(function: str) -> Wrapper:
@@ -28,3 +30,11 @@ def _remembered(function: str) -> Wrapper:
         return answer
 
     return ask
+
+
+def _build(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    try:
+        return wrapped(*args, **kwargs)
+    except Exception as error:
+        cpp_refusals.note(error)
+        raise

@@ -4,10 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
-
-from s3cache.integration.hooks import wrap
 
 
 @dataclass
@@ -20,11 +16,6 @@ class Refusals:
 _watching = threading.local()
 
 
-def install(module: ModuleType) -> None:
-    """Hook `torch._inductor.cpp_builder`. Raises HookMissing if it is not as expected."""
-    wrap(module, "CppBuilder.build", _build)
-
-
 @contextmanager
 def watched() -> Iterator[Refusals]:
     """Watch for refusals in this thread."""
@@ -35,12 +26,9 @@ def watched() -> Iterator[Refusals]:
         del _watching.refusals
 
 
-def _build(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    try:
-        return wrapped(*args, **kwargs)
-    except Exception as error:
-        refusals = getattr(_watching, "refusals", None)
-        text = str(error)
-        if refusals is not None and "error: " in text and "fatal error: " not in text:
-            refusals.seen = True
-        raise
+def note(error: Exception) -> None:
+    """Note why a build failed: only an error in what was given to the compiler is a refusal."""
+    refusals: Refusals | None = getattr(_watching, "refusals", None)
+    text = str(error)
+    if refusals is not None and "error: " in text and "fatal error: " not in text:
+        refusals.seen = True

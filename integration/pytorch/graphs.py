@@ -8,8 +8,7 @@ from typing import Any
 
 from s3cache import client
 from s3cache.integration.hooks import wrap
-from s3cache.integration.pytorch.saved_graphs import MEMBER
-from s3cache.integration.pytorch.saving import saves
+from s3cache.integration.pytorch.saving import MEMBER, saves
 
 logger = logging.getLogger(__name__)
 

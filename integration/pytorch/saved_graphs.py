@@ -11,7 +11,6 @@ from s3cache.integration.hooks import guarded, wrap
 from s3cache.integration.pytorch import saving
 from s3cache.integration.pytorch.requirements import cpu_codegen_requirements
 
-MEMBER = "content"
 _NAMESPACES = {"inductor": "fx-graph", "aot_autograd": "aot-autograd"}
 
 
@@ -40,7 +39,7 @@ def _keep(artifact_type: str, key: str, content: bytes) -> None:
     cache.put(
         namespace,
         key,
-        {MEMBER: content},
+        {saving.MEMBER: content},
         variant=result.guards,
         requires=cpu_codegen_requirements(content),
         cost_seconds=result.cost_seconds,
