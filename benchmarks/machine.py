@@ -68,9 +68,9 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.cache = root / "s3cache"
+        self.cache = root / "disk"
         self._starts = 0
-        for name in ("home", "tmp", "s3cache", "inductor", "triton"):
+        for name in ("home", "tmp", "disk", "inductor", "triton"):
             (root / name).mkdir(parents=True)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -103,7 +103,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                cwd=self.root,
+                cwd=self.root / "home",
                 env=environment,
                 start_new_session=True,
             )

@@ -93,7 +93,7 @@ class Bench:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            cwd=machine.root,
+            cwd=machine.root / "home",
             env=machine.environment(settings),
             timeout=PROBE_SECONDS,
         )

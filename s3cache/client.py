@@ -7,6 +7,7 @@ is a file in the spool. Nothing here raises into the job.
 import atexit
 import functools
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from s3cache.agent import protocol
-from s3cache.agent.address import agent_directory
+from s3cache.agent.address import RUN_VARIABLE, agent_directory
 from s3cache.digest import digest_of
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import read_entry, read_manifest
@@ -32,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 4.0
 """How long a process waits in all for an agent or a bucket that gives it nothing."""
-RUN_VARIABLE = "_S3CACHE_RUN"
 MAX_SLOTS = 64
 _POLL_SECONDS = 0.005
+_STARTING_SECONDS = 3.0
 _SAY_SECONDS = 0.5
 _EXIT_SECONDS = 1.0
 
@@ -53,6 +54,7 @@ class Client:
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._spawned: subprocess.Popen[bytes] | None = None
+        self._spawned_at = -_STARTING_SECONDS
         self._patience = PATIENCE_SECONDS
         self._warned = False
         self._unsaid: list[bytes] = []
@@ -223,7 +225,8 @@ class Client:
 
     def _await_connection(self, deadline: float) -> socket.socket:
         while not self._connect():
-            if self._spawned is None or self._spawned.poll() is not None:
+            # It takes a moment to listen; a new one is worth a try when that moment is long over.
+            if time.monotonic() - self._spawned_at > _STARTING_SECONDS:
                 self._spawn()
             time.sleep(min(_POLL_SECONDS, _left(deadline)))
         if self._unsaid:
@@ -252,6 +255,9 @@ class Client:
         finally:
             os.close(folder)
         self._connection = connection
+        if self._spawned is not None:
+            # What was spawned went to the background long ago; this ends its zombie.
+            self._spawned.poll()
         return True
 
     def _disconnect(self) -> None:
@@ -265,6 +271,7 @@ class Client:
         if self._alive is None:
             # Its end of this pipe closes when this process and all its forks are gone.
             self._alive = os.pipe()
+        self._spawned_at = time.monotonic()
         with (folder / "log").open("ab") as log:
             self._spawned = subprocess.Popen(
                 [sys.executable, "-P", "-m", "s3cache.agent", str(folder), str(self._alive[0])],
@@ -287,8 +294,8 @@ class Client:
         self._disconnect()
 
     def _at_exit(self) -> None:
-        if self.settings.report is not None and os.getpid() == self._pid and self._connection:
-            self._patience = _EXIT_SECONDS
+        if self.settings.report is not None and os.getpid() == self._pid:
+            self._spawned_at = math.inf  # No process can be started any more.
             with self._lock:
                 self._exchange(protocol.Flush(0.0), time.monotonic() + _EXIT_SECONDS)
 

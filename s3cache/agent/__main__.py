@@ -27,11 +27,16 @@ def main() -> None:
     os.chdir(folder)
     import anyio
 
+    from s3cache.agent.address import RUN_VARIABLE
+    from s3cache.agent.protocol import Hello
     from s3cache.agent.server import serve
     from s3cache.settings import Settings
 
+    settings = Settings.from_environment()
+    report = str(settings.report) if settings.report else None
+    first = Hello(os.environ[RUN_VARIABLE], settings.job, report)
     try:
-        anyio.run(serve, Settings.from_environment(), alive)
+        anyio.run(serve, settings, first, alive)
     except Exception:
         logging.getLogger("s3cache.agent").exception("the agent failed")
         raise

@@ -1,4 +1,4 @@
-"""Where the agent for some settings and credentials is to be found.
+"""How a process and its agent find each other.
 
 <directory>/agents/<digest>/socket    where it listens
 <directory>/agents/<digest>/lock      held as long as it lives
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from s3cache.digest import digest_of
 from s3cache.settings import Settings
+
+RUN_VARIABLE = "_S3CACHE_RUN"
+"""The environment variable that all processes of one run share: one report, one warning."""
 
 
 def agent_directory(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:

@@ -34,10 +34,11 @@ GIVE_UP_SECONDS = 60.0
 """How long it does so when no job is left; the rest waits for the next start on this machine."""
 
 
-async def serve(settings: Settings, alive: int) -> None:
+async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
     """Serve the jobs of this machine until none is left and the spool is empty.
 
-    `alive` is a pipe whose other end closes when the process that started the agent is gone.
+    `first` is of the process that started the agent, and `alive` a pipe whose other end closes when
+    that process is gone.
     """
     from s3cache.bucket import Bucket
 
@@ -50,6 +51,7 @@ async def serve(settings: Settings, alive: int) -> None:
         group.start_soon(listener.serve, agent.converse)
         group.start_soon(agent.watch, alive)
         group.start_soon(agent.prefetch)
+        await agent.welcome(first)
         if agent.uploader:
             group.start_soon(agent.uploader.run)
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -90,7 +92,7 @@ class Agent:
                 while True:
                     request = await _receive(received)
                     if isinstance(request, protocol.Hello):
-                        run = await self._welcome(request)
+                        run = await self.welcome(request)
                     elif run is not None:
                         reply = await self._answer(request, run)
                         if reply is not None:
@@ -101,6 +103,15 @@ class Agent:
             self._leave()
             if run is not None:
                 run.write_report()
+
+    async def welcome(self, hello: protocol.Hello) -> Run:
+        """Return the run of a process, and begin to prefetch if its job is new."""
+        is_new = hello.job not in self.jobs.profiles
+        run = self.jobs.run(hello)
+        ledger.charge(run.ledger)
+        if is_new:
+            await self._starting.send(run)
+        return run
 
     async def watch(self, alive: int) -> None:
         """Wait until the process that started the agent, and its forks, are gone."""
@@ -139,14 +150,6 @@ class Agent:
                 return
         with anyio.move_on_after(TERMINATION_SECONDS):
             await self._flush(lambda: False)
-
-    async def _welcome(self, hello: protocol.Hello) -> Run:
-        is_new = hello.job not in self.jobs.profiles
-        run = self.jobs.run(hello)
-        ledger.charge(run.ledger)
-        if is_new:
-            await self._starting.send(run)
-        return run
 
     async def _answer(self, request: protocol.Request, run: Run) -> protocol.Reply | None:
         match request:
