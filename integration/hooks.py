@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import wrapt
@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_OF_CACHED_FUNCTIONS = ("cache_clear", "cache_info", "cache_parameters")
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -29,9 +30,39 @@ def require(module: ModuleType, *paths: str) -> None:
 
 
 def wrap(module: ModuleType, path: str, wrapper: Wrapper) -> None:
-    """Put `wrapper` around the function at `path`, as "Class.method". Raises HookMissing if absent."""
+    """Put `wrapper` around the function at `path`, as "Class.method". Raises HookMissing if it is absent.
+
+    What stands there then is a plain function: PyTorch copies and pickles objects that hold its methods.
+    """
     require(module, path)
-    wrapt.wrap_function_wrapper(module, path, wrapper)
+    parent, name, original = wrapt.resolve_path(module, path)
+    if isinstance(original, staticmethod):
+        setattr(parent, name, staticmethod(_around_function(original.__func__, wrapper)))
+    elif isinstance(original, classmethod):
+        setattr(parent, name, classmethod(_around_method(original.__func__, wrapper)))
+    elif isinstance(parent, type):
+        setattr(parent, name, _around_method(original, wrapper))
+    else:
+        setattr(parent, name, _around_function(original, wrapper))
+
+
+def _around_function(function: Callable[..., Any], wrapper: Wrapper) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(function, None, args, kwargs)
+
+    for name in _OF_CACHED_FUNCTIONS:
+        if hasattr(function, name):
+            setattr(replacement, name, getattr(function, name))
+    return replacement
+
+
+def _around_method(function: Any, wrapper: Wrapper) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def replacement(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return wrapper(MethodType(function, self), self, args, kwargs)
+
+    return replacement
 
 
 def guarded(function: Callable[P, R]) -> Callable[P, R | None]:

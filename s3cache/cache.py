@@ -216,6 +216,7 @@ class Cache:
                 await self._objects.delete(name)
             if await self._objects.create(name, data):
                 self._count_up(namespace, data)
+            self._broken.discard(name)
 
         await _for_each(frames.items(), upload)
         frames.clear()

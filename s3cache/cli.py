@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from s3cache.errors import S3CacheError
-from s3cache.settings import Mode, Settings, job_of
+from s3cache.settings import Settings, job_of
 
 FLUSH_SECONDS = 10.0
 """How long `run` waits, after the command ended, for results that are not stored yet."""
@@ -21,7 +21,7 @@ def main() -> None:
     """Start jobs warm from an S3 bucket."""
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"allow_interspersed_args": False})
 @click.option("--url", help="s3://bucket/prefix; S3CACHE_URL by default.")
 @click.option("--job", help="The name the profile is filed under; by default the script's.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write a report here.")
@@ -32,17 +32,13 @@ def run(url: str | None, job: str | None, report: Path | None, command: tuple[st
     Signals are passed on; the exit status is the command's, or 128 and the number of the signal that
     ended it.
     """
+    from s3cache import client as clients
     from s3cache import launcher
 
     _set("S3CACHE_URL", url)
     _set("S3CACHE_REPORT", str(report.absolute()) if report else None)
     _set("S3CACHE_JOB", job or os.environ.get("S3CACHE_JOB") or job_of(command))
-    settings = _settings()
-    client = None
-    if settings.mode is not Mode.OFF:
-        from s3cache import client as clients
-
-        client = clients.current()
+    client = clients.current()
     if client:
         client.start()
     status = launcher.run(command)
@@ -50,7 +46,7 @@ def run(url: str | None, job: str | None, report: Path | None, command: tuple[st
     if flushed:
         click.echo(summary(json.loads(flushed.report), flushed.pending), err=True)
     elif client:
-        click.echo("s3cache: no word from the agent; see the warning above", err=True)
+        click.echo("s3cache: no word from the agent; its log may say why", err=True)
     else:
         click.echo("s3cache: off", err=True)
     sys.exit(status)

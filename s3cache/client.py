@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -31,13 +32,15 @@ from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 4.0
+PATIENCE_SECONDS = 3.5
 """How long a process waits in all for an agent or a bucket that gives it nothing."""
 MAX_SLOTS = 64
 _POLL_SECONDS = 0.005
 _STARTING_SECONDS = 3.0
 _SAY_SECONDS = 0.5
 _EXIT_SECONDS = 1.0
+_TELLING_SECONDS = 0.2
+_UNSAID_MESSAGES = 10_000
 
 machine = Machine()
 """The facts that requirements are held against; hooks add what they know."""
@@ -53,11 +56,10 @@ class Client:
         self._run = os.environ.setdefault(RUN_VARIABLE, os.urandom(8).hex())
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
-        self._spawned: subprocess.Popen[bytes] | None = None
         self._spawned_at = -_STARTING_SECONDS
         self._patience = PATIENCE_SECONDS
         self._warned = False
-        self._unsaid: list[bytes] = []
+        self._unsaid: deque[bytes] = deque(maxlen=_UNSAID_MESSAGES)
         self._alive: tuple[int, int] | None = None
         self._pid = os.getpid()
         self._puts: set[tuple[str, ...]] = set()
@@ -124,6 +126,7 @@ class Client:
             self._warn(f"a result was not kept: {error}")
             return
         self._say(protocol.Spooled())
+        self.start()
         self.waited("spool", time.perf_counter() - started)
 
     def use(self, namespace: str, key: str) -> None:
@@ -142,15 +145,23 @@ class Client:
 
     def flush(self, seconds: float) -> protocol.Flushed | None:
         """Wait until all that was put is stored, at most `seconds`; None when no agent answers."""
-        self._patience = seconds + 1.0
-        reply = self._ask(protocol.Flush(seconds))
+        # An agent that is up and does not answer at once has kept the job waiting long enough.
+        starting = max(self._spawned_at + _STARTING_SECONDS - time.monotonic(), 0.0)
+        reply = self._request(protocol.Flush(0.0), starting + _EXIT_SECONDS)
+        if reply is not None:
+            reply = self._request(protocol.Flush(seconds), seconds + _EXIT_SECONDS)
         return reply if isinstance(reply, protocol.Flushed) else None
 
     def start(self) -> None:
         """Connect to the agent, or start one, without waiting for it."""
-        with self._lock:
-            if not self._connect():
-                self._spawn()
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._connect():
+                    self._spawn()
+            except (OSError, RuntimeError) as error:
+                self._warn(f"the agent cannot be started: {error}")
+            finally:
+                self._lock.release()
 
     def _entry(self, manifest: Manifest, slot: int) -> Entry | None:
         entry = read_entry(self._tier, manifest, slot)
@@ -159,19 +170,14 @@ class Client:
         return entry
 
     def _bring(self, namespace: str, key: str, slot: int) -> str:
-        reply = self._ask(protocol.Lookup(namespace, key, slot))
-        if not isinstance(reply, protocol.Found):
-            return "unavailable"
-        if reply.warning:
-            self._warn(reply.warning)
-        return reply.status
+        deadline = time.monotonic() + self._patience - _TELLING_SECONDS
+        reply = self._ask(protocol.Lookup(namespace, key, slot, deadline))
+        return reply.status if isinstance(reply, protocol.Found) else "unavailable"
 
     def _ask(self, request: protocol.Request) -> protocol.Reply | None:
         """Return the agent's answer, or None; what got no answer eats into the patience."""
         started = time.monotonic()
-        with self._lock:
-            deadline = started + self._patience
-            reply = self._exchange(request, deadline) or self._exchange(request, deadline)
+        reply = self._request(request, self._patience)
         waited = time.monotonic() - started
         if reply is None or (isinstance(reply, protocol.Found) and reply.status == "unavailable"):
             self._patience = max(self._patience - waited, 0.0)
@@ -185,6 +191,19 @@ class Client:
         self.waited("lookup", waited)
         return reply
 
+    def _request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
+        deadline = time.monotonic() + seconds
+        # Below a signal handler it may be this thread that holds the lock.
+        if not self._lock.acquire(timeout=seconds):
+            return None
+        try:
+            reply = self._exchange(request, deadline) or self._exchange(request, deadline)
+        finally:
+            self._lock.release()
+        if isinstance(reply, protocol.Found | protocol.Flushed) and reply.warning:
+            self._warn(reply.warning)
+        return reply
+
     def _exchange(self, request: protocol.Request, deadline: float) -> protocol.Reply | None:
         try:
             connection = self._await_connection(deadline)
@@ -192,9 +211,13 @@ class Client:
             connection.sendall(protocol.frame(request))
             (length,) = protocol.HEADER.unpack(self._receive(protocol.HEADER.size, deadline))
             return protocol.decode_reply(self._receive(length, deadline))
-        except (OSError, msgspec.DecodeError):
+        except (OSError, RuntimeError, msgspec.DecodeError):
             self._disconnect()
             return None
+        except BaseException:
+            # A signal handler of the job raised: the answer that is under way is nobody's.
+            self._disconnect()
+            raise
 
     def _receive(self, length: int, deadline: float) -> bytes:
         assert self._connection is not None
@@ -208,26 +231,27 @@ class Client:
         return bytes(data)
 
     def _say(self, message: protocol.Request) -> None:
-        """Tell the agent something; if it is not up yet, with the next message."""
-        with self._lock:
-            self._unsaid.append(protocol.frame(message))
-            if self._connect():
-                self._say_all()
+        """Tell the agent something; if it is not up yet, or busy with us, with the next message."""
+        self._unsaid.append(protocol.frame(message))
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._connect():
+                    self._say_all()
+            finally:
+                self._lock.release()
 
     def _say_all(self) -> None:
         assert self._connection is not None
+        frames = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
         try:
             self._connection.settimeout(_SAY_SECONDS)
-            self._connection.sendall(b"".join(self._unsaid))
+            self._connection.sendall(b"".join(frames))
         except OSError:
             self._disconnect()
-        self._unsaid.clear()
 
     def _await_connection(self, deadline: float) -> socket.socket:
         while not self._connect():
-            # It takes a moment to listen; a new one is worth a try when that moment is long over.
-            if time.monotonic() - self._spawned_at > _STARTING_SECONDS:
-                self._spawn()
+            self._spawn()
             time.sleep(min(_POLL_SECONDS, _left(deadline)))
         if self._unsaid:
             self._say_all()
@@ -255,9 +279,7 @@ class Client:
         finally:
             os.close(folder)
         self._connection = connection
-        if self._spawned is not None:
-            # What was spawned went to the background long ago; this ends its zombie.
-            self._spawned.poll()
+        self._spawned_at = -_STARTING_SECONDS
         return True
 
     def _disconnect(self) -> None:
@@ -266,6 +288,9 @@ class Client:
             self._connection = None
 
     def _spawn(self) -> None:
+        # It takes a moment to listen; a new one is worth a try when that moment is long over.
+        if time.monotonic() - self._spawned_at < _STARTING_SECONDS:
+            return
         folder = agent_directory(self.settings)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._alive is None:
@@ -273,13 +298,16 @@ class Client:
             self._alive = os.pipe()
         self._spawned_at = time.monotonic()
         with (folder / "log").open("ab") as log:
-            self._spawned = subprocess.Popen(
-                [sys.executable, "-P", "-m", "s3cache.agent", str(folder), str(self._alive[0])],
+            # The shell leaves at once, so that the job has no child that it does not know of.
+            agent = [sys.executable, "-P", "-m", "s3cache.agent", str(folder), str(self._alive[0])]
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *agent],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[self._alive[0]],
                 start_new_session=True,
+                check=False,
             )
 
     def _warn(self, text: str) -> None:
@@ -290,14 +318,14 @@ class Client:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._unsaid.clear()
-        self._spawned = None
         self._disconnect()
 
     def _at_exit(self) -> None:
-        if self.settings.report is not None and os.getpid() == self._pid:
-            self._spawned_at = math.inf  # No process can be started any more.
-            with self._lock:
-                self._exchange(protocol.Flush(0.0), time.monotonic() + _EXIT_SECONDS)
+        # For the report, and for what the job is yet to be told.
+        is_worth_it = self._patience > 0 and (self._connection or self.settings.report)
+        if os.getpid() == self._pid and is_worth_it:
+            self._spawned_at = math.inf  # What was spooled waits for the next start.
+            self._request(protocol.Flush(0.0), _EXIT_SECONDS)
 
 
 def _left(deadline: float) -> float:
@@ -310,17 +338,20 @@ def _left(deadline: float) -> float:
 @functools.cache
 def current() -> Client | None:
     """Return this process's client; None when no bucket is set, or what is set cannot be used."""
-    if not os.environ.get("S3CACHE_URL"):
+    if not os.environ.get("S3CACHE_URL") or os.environ.get("S3CACHE_MODE") == Mode.OFF.value:
         return None
     try:
         settings = Settings.from_environment()
-        if settings.mode is Mode.OFF:
-            return None
-        # Children are of the same job, whatever they are called.
+        # Children, and the agent, are of the same job and use the same folder, wherever they start.
         os.environ.setdefault("S3CACHE_JOB", settings.job)
+        os.environ["S3CACHE_DIR"] = os.fspath(settings.directory)
+        if settings.report:
+            os.environ["S3CACHE_REPORT"] = os.fspath(settings.report)
         client = Client(settings)
     except (SettingsError, DiskTierError) as error:
         logger.warning("s3cache is off: %s", error)
+        # Children need not find that out, and say it, for themselves.
+        os.environ["S3CACHE_MODE"] = Mode.OFF.value
         return None
     os.register_at_fork(after_in_child=client._after_fork)
     atexit.register(client._at_exit)

@@ -27,5 +27,5 @@ def unseal(data: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
     """Return the value in an envelope. Raises Corrupt when either cannot be decoded."""
     try:
         return decoder.decode(_opener.decode(data).body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"not an envelope of this version: {error}") from error

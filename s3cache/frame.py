@@ -16,8 +16,10 @@ def compress(content: bytes) -> bytes:
 def decompress(data: bytes, limit: int = MAX_CONTENT_BYTES) -> bytes:
     """Return the content of one zstd frame.
 
-    Raises Corrupt when the frame is damaged, states no size, or states more than `limit` bytes.
+    Raises Corrupt when the frame is damaged, states no size, or states more than `limit` bytes or than
+    any content may have.
     """
+    limit = min(limit, MAX_CONTENT_BYTES)
     try:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= limit:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 _NOT_PASSED_ON = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT}
+_IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 _KERNEL = 0x80  # si_code of a signal that the terminal sent: the command, in this group, has it too
 
 
@@ -18,7 +19,13 @@ def run(command: Sequence[str]) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     try:
         try:
-            child = os.posix_spawnp(command[0], list(command), os.environ, setsigmask=before)
+            child = os.posix_spawnp(
+                command[0],
+                list(command),
+                os.environ,
+                setsigmask=before,
+                setsigdef=_IGNORED_BY_PYTHON,
+            )
         except OSError as error:
             print(f"s3cache: cannot run {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
             return 127 if isinstance(error, FileNotFoundError) else 126

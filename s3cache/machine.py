@@ -3,9 +3,12 @@
 import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*\Z")
 
 # What -march=native looks at; the other flags name bugs, mitigations and the hypervisor.
 _INSTRUCTION_SETS = [
@@ -72,7 +75,10 @@ def cpu_flags() -> str:
 
 def glibc() -> str:
     """Return the version of the C library, as "2.36"; empty where it is not glibc."""
-    return os.confstr("CS_GNU_LIBC_VERSION").removeprefix("glibc ") if sys.platform == "linux" else ""  # type: ignore[union-attr]
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ")
+    except (OSError, ValueError):
+        return ""
 
 
 def platform_tag() -> str:
@@ -86,9 +92,11 @@ def _includes(required: str, present: str) -> bool:
 
 def _at_least(required: str, present: str) -> bool:
     def version(text: str) -> list[int]:
-        return [int(part) for part in text.split(".") if part.isdigit()]
+        return [int(part) for part in text.split(".")]
 
-    return bool(present) and version(required) <= version(present)
+    if not _VERSION.match(required) or not _VERSION.match(present):
+        return False
+    return version(required) <= version(present)
 
 
 def _equals(required: str, present: str) -> bool:

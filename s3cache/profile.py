@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from s3cache import envelope, frame, names
+from s3cache.errors import Corrupt, InvalidName
 
 SEGMENT_BYTES = 256 << 20
 CARRIED_BYTES = 4 << 10
@@ -43,8 +44,14 @@ def encode(segment: Segment) -> bytes:
 
 
 def decode(data: bytes) -> Segment:
-    """Return the segment in `data`. Raises Corrupt when it is damaged."""
-    return envelope.unseal(frame.decompress(data, SEGMENT_BYTES), _decoder)
+    """Return the segment in `data`. Raises Corrupt when it is damaged or names what it may not."""
+    segment = envelope.unseal(frame.decompress(data, SEGMENT_BYTES), _decoder)
+    try:
+        for reference in segment.references:
+            names.check_namespace(reference.namespace)
+    except InvalidName as error:
+        raise Corrupt(str(error)) from error
+    return segment
 
 
 def new_segment_name(job: str, platform: str) -> str:
@@ -58,6 +65,5 @@ def merge(segments: Iterable[Segment]) -> list[Reference]:
     merged: dict[str, Reference] = {}
     for segment in segments:
         for reference in segment.references:
-            names.check_namespace(reference.namespace)
             merged.setdefault(reference.name, reference)
     return list(merged.values())

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,6 +15,7 @@ from s3cache.errors import SettingsError
 from s3cache.names import component
 
 DEFAULT_DISK_LIMIT = "10GiB"
+_URL = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[^?#]*)?)\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\Z")
 _PYTHON = re.compile(r"python[\d.]*\Z")
 
@@ -79,10 +79,10 @@ def parse_url(url: str) -> tuple[str, str]:
 
     Raises SettingsError when it is anything else.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+    match = _URL.match(url)
+    if not match:
         raise SettingsError(f"S3CACHE_URL must be s3://bucket/prefix, not {url!r}")
-    return parts.netloc, parts.path.strip("/")
+    return match[1], match[2].strip("/")
 
 
 def job_of(command: Sequence[str]) -> str:
@@ -101,7 +101,10 @@ def job_of(command: Sequence[str]) -> str:
 
 def _directory(value: str | None) -> Path:
     if value:
-        return Path(value).expanduser().absolute()
+        try:
+            return Path(value).expanduser().absolute()
+        except RuntimeError as error:
+            raise SettingsError(f"S3CACHE_DIR must be a folder, not {value!r}: {error}") from error
     import platformdirs
 
     return platformdirs.user_cache_path("s3cache")

@@ -3,6 +3,7 @@
 <directory>/<time>-<pid>-<count>.put     32 bytes BLAKE3 of the rest, then the result
 """
 
+import errno
 import itertools
 import logging
 import os
@@ -53,8 +54,11 @@ class Spool:
         Raises DiskFull when the spool or the disk has no room, DiskTierError when it cannot be written.
         """
         data = _encoder.encode(put)
-        if self._bytes() + len(data) > self._limit:
-            raise DiskFull(f"{self._directory} already waits to upload {self._limit} bytes")
+        if self._bytes() + DIGEST_BYTES + len(data) > self._limit:
+            raise DiskFull(
+                f"{self._limit} bytes, a quarter of S3CACHE_DISK_LIMIT, wait in {self._directory} "
+                "to be stored; check that the bucket can be written"
+            )
         name = f"{time.time_ns()}-{os.getpid()}-{next(self._counter)}"
         incoming = self._directory / f"{name}.incoming"
         try:
@@ -66,7 +70,13 @@ class Spool:
         except OSError as error:
             with suppress(OSError):
                 incoming.unlink(missing_ok=True)
-            raise DiskTierError(f"cannot write {self._directory}: {error.strerror}") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(
+                    f"no space left in {self._directory}; make room or set S3CACHE_DIR"
+                ) from error
+            raise DiskTierError(
+                f"cannot write {self._directory}: {error.strerror}; set S3CACHE_DIR"
+            ) from error
 
     def pending(self) -> list[Path]:
         """Return the files of results that wait, oldest first."""
@@ -99,11 +109,13 @@ class Spool:
             path.unlink(missing_ok=True)
 
     def _bytes(self) -> int:
-        try:
-            with os.scandir(self._directory) as entries:
-                return sum(entry.stat().st_size for entry in entries)
-        except OSError:
-            return 0
+        total = 0
+        with suppress(OSError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                # The agent may discard it meanwhile.
+                with suppress(OSError):
+                    total += entry.stat().st_size
+        return total
 
 
 def _age(path: Path) -> float:

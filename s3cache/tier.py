@@ -1,10 +1,10 @@
 """The disk tier: a local LRU store that all processes of one user on a machine share.
 
     <root>/objects/<name>     32 bytes BLAKE3 of the content, then the content; mtime is the last use
-    <root>/quarantine/        what did not match its digest
+    <root>/quarantine/        what did not match its digest, until its room is needed
     <root>/incoming/          what is being written
-    <root>/usage              bytes in objects/, and whether that number can be trusted
-    <root>/lock               held while objects/ changes
+    <root>/usage              bytes in objects/ and quarantine/, and whether that can be trusted
+    <root>/lock               held while any of these changes
 
 An object appears by one rename, so a process may die at any moment. Reading takes no lock: a file
 that is evicted while it is read stays readable until it is closed.
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 FREE_FLOOR_BYTES = 256 << 20
 """What the tier leaves free on its filesystem, or a twentieth of it where that is less."""
 _EVICT_TO = 0.95
-_ABANDONED_SECONDS = 3600.0
 _QUARANTINE_FILES = 16
 _LOCK_SECONDS = 5.0
 _LOCK_POLL_SECONDS = 0.002
@@ -78,8 +77,12 @@ class DiskTier(ObjectStore):
                 digest = bytes.fromhex(expected)
             content = _read_rest(file)
             if blake3(content).digest() == digest:
-                os.utime(file)
+                with suppress(OSError):
+                    os.utime(file)
                 return content
+        except OSError as error:
+            logger.warning("%s cannot be read: %s", name, error)
+            return None
         finally:
             os.close(file)
         self._put_in_quarantine(name)
@@ -98,24 +101,23 @@ class DiskTier(ObjectStore):
         if target.exists():
             return False
         size = DIGEST_BYTES + len(content)
+        digest = blake3(content).digest()
         incoming = self._incoming / f"{os.getpid()}-{next(self._counter)}-{time.time_ns()}"
         try:
             with self._changing() as used:
-                self._make_room(used, size)
-            with incoming.open("xb") as file:
-                file.write(blake3(content).digest())
-                file.write(content)
-            with self._changing() as used:
-                self._make_room(used, size)
                 if target.exists():
                     return False
+                self._make_room(used, size)
+                with incoming.open("xb") as file:
+                    file.write(digest)
+                    file.write(content)
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 incoming.rename(target)
                 used.bytes += size
                 return True
         except OSError as error:
             if error.errno in _NO_ROOM:
-                raise DiskFull(f"no space left for {size} bytes in {self._objects}") from error
+                raise DiskFull(f"no space left in {self._objects}; make room or set S3CACHE_DIR") from error
             raise DiskTierError(f"cannot write {self._objects}: {error}; set S3CACHE_DIR") from error
         finally:
             with suppress(OSError):
@@ -124,7 +126,7 @@ class DiskTier(ObjectStore):
     def remove(self, name: str) -> None:
         """Remove an object; one that is absent is no error."""
         with self._changing() as used:
-            used.bytes -= _unlink(self._objects / name)
+            used.bytes -= self._unlink(self._objects / name)
 
     def names(self, prefix: str = "") -> list[str]:
         """Return, sorted, the names that begin with `prefix`."""
@@ -158,16 +160,16 @@ class DiskTier(ObjectStore):
     @contextmanager
     def _changing(self) -> Iterator["_Used"]:
         # The usage file says "not to be trusted" from the first change to the last: whoever comes
-        # after a process that died in between counts again.
+        # after a process that died in between counts again and sweeps what that one was writing.
         # Imported here: a job's process that only reads does without it, and starts sooner.
         from filelock import FileLock, Timeout
 
         try:
             with FileLock(self._lock_file, timeout=_LOCK_SECONDS, poll_interval=_LOCK_POLL_SECONDS):
                 used = self._read_usage()
-                self._usage.write_bytes(_USAGE.pack(0, False))
+                self._write_usage(0, trusted=False)
                 yield used
-                self._usage.write_bytes(_USAGE.pack(max(used.bytes, 0), True))
+                self._write_usage(max(used.bytes, 0), trusted=True)
         except Timeout as error:
             raise DiskTierError(f"the lock of {self._objects} was not free in {_LOCK_SECONDS} s") from error
 
@@ -176,7 +178,22 @@ class DiskTier(ObjectStore):
             used, trusted = _USAGE.unpack(self._usage.read_bytes())
             if trusted:
                 return _Used(used)
-        return _Used(sum(status.st_size for _, status in _files(self._objects)))
+        self._usage.unlink(missing_ok=True)
+        for path, _ in _files(self._incoming):
+            path.unlink(missing_ok=True)
+        return _Used(self._count())
+
+    def _write_usage(self, used: int, *, trusted: bool) -> None:
+        # In place: a file that is truncated and written anew is flushed to the disk by ext4.
+        file = os.open(self._usage, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(file, _USAGE.pack(used, trusted), 0)
+        finally:
+            os.close(file)
+
+    def _count(self) -> int:
+        held = itertools.chain(_files(self._objects), _files(self._quarantine))
+        return sum(status.st_size for _, status in held)
 
     def _make_room(self, used: "_Used", size: int) -> None:
         if size > self._limit:
@@ -185,39 +202,48 @@ class DiskTier(ObjectStore):
         if missing <= 0:
             return
         target = max(missing, int(used.bytes + size - self._limit * _EVICT_TO))
-        self._sweep_incoming()
-        for path, _ in sorted(_files(self._objects), key=lambda item: item[1].st_mtime_ns):
-            freed = _unlink(path)
+        by_use = sorted(_files(self._objects), key=lambda item: item[1].st_mtime_ns)
+        for path, _ in itertools.chain(_files(self._quarantine), by_use):
+            freed = self._unlink(path)
             used.bytes -= freed
             target -= freed
             if target <= 0:
                 break
         if self._missing(used, size) > 0:
-            raise DiskFull(f"less than the floor would stay free beside {self._objects}")
+            raise DiskFull(
+                f"too little space would stay free beside {self._objects}; make room or set S3CACHE_DIR"
+            )
 
     def _missing(self, used: "_Used", size: int) -> int:
         disk = shutil.disk_usage(self._objects)
         floor = min(FREE_FLOOR_BYTES, disk.total // 20)
         return max(used.bytes + size - self._limit, floor + size - disk.free)
 
-    def _sweep_incoming(self) -> None:
-        for path, status in _files(self._incoming):
-            if time.time() - status.st_mtime > _ABANDONED_SECONDS:
-                _unlink(path)
+    def _unlink(self, path: Path) -> int:
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        if path.parent not in (self._objects, self._quarantine):
+            with suppress(OSError):
+                path.parent.rmdir()
+        return size
 
     def _put_in_quarantine(self, name: str) -> None:
         logger.warning("%s does not match its digest; it is put in quarantine", name)
         self.quarantined += 1
         with suppress(OSError, DiskTierError), self._changing() as used:
             path = self._objects / name
-            used.bytes -= path.stat().st_size
             path.rename(self._quarantine / f"{time.time_ns()}-{path.name}")
             for old in sorted(self._quarantine.iterdir())[:-_QUARANTINE_FILES]:
                 old.unlink()
+            # Its size may be another than the one that was added.
+            used.bytes = self._count()
 
 
 class _Used:
-    """How many bytes lie in objects/."""
+    """How many bytes lie in objects/ and quarantine/."""
 
     def __init__(self, used: int) -> None:
         self.bytes = used
@@ -237,14 +263,3 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             path = Path(parent, name)
             with suppress(FileNotFoundError):
                 yield path, path.stat()
-
-
-def _unlink(path: Path) -> int:
-    try:
-        size = path.stat().st_size
-        path.unlink()
-    except FileNotFoundError:
-        return 0
-    with suppress(OSError):
-        path.parent.rmdir()
-    return size

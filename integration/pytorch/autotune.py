@@ -5,19 +5,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from s3cache.integration.hooks import guarded, wrap
+from s3cache.integration.hooks import guarded, require, wrap
 from s3cache.integration.pytorch import best_configs
 from s3cache.integration.pytorch.switch import active_client
 
 
 def install(module: ModuleType) -> None:
     """Hook `torch._inductor.runtime.autotune_cache`. Raises HookMissing if it is not as expected."""
+    require(module, "AutotuneCache.read_best", "AutotuneCache.save")
     wrap(module, "AutotuneCache.read_best", _read_best)
     wrap(module, "AutotuneCache.save", _save)
 
 
 def _read_best(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) -> Any:
-    for content in _stored(cache, *args, **kwargs) or []:
+    for content in _stored(cache) or []:
         _place(cache, content)
         # Inductor judges: what it cannot use with its present settings, it refuses.
         if (best := wrapped(*args, **kwargs)) is not None:
@@ -32,10 +33,10 @@ def _save(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) -> An
 
 
 @guarded
-def _stored(cache: Any, inductor_meta: Any, *_: Any, **__: Any) -> list[bytes]:
+def _stored(cache: Any) -> list[bytes]:
     path = _local_path(cache)
     client = active_client()
-    if client is None or path is None or inductor_meta.get("bundled_autotune_remote_cache"):
+    if client is None or path is None:
         return []
     if path.exists():
         best_configs.use(client, _key(path))
@@ -52,11 +53,9 @@ def _place(cache: Any, content: bytes) -> None:
 
 @guarded
 def _record(cache: Any) -> None:
-    from torch._inductor import config
-
     path = _local_path(cache)
     client = active_client()
-    if client and path and not config.bundled_autotune_remote_cache:
+    if client and path:
         best_configs.put(client, _key(path), path.read_bytes())
 
 

@@ -22,6 +22,7 @@ _COMPILES = "torch._dynamo.callback"
 def install(module: ModuleType) -> None:
     """Hook `torch.compiler._cache`. Raises HookMissing if it is not as expected."""
     require(module, "CacheArtifactFactory._artifact_types", "CacheArtifactFactory.encode_create")
+    require(module, "CacheArtifactFactory.register", "CacheArtifactManager.record_artifact")
     types = module.CacheArtifactFactory._artifact_types
     unready: list[Any] = []
 

@@ -25,6 +25,7 @@ def install(module: ModuleType) -> None:
     """Hook `torch._inductor.codecache`. Raises HookMissing if it is not as expected."""
     require(module, "CacheBase.get_local_cache_path", "CacheBase.get_local_cache")
     require(module, "CacheBase.update_local_cache", "PersistentCache.lookup")
+    require(module, "LocalCache.lookup", "LocalCache.set_value")
     parameters = inspect.signature(module.PersistentCache.lookup).parameters
     if missing := sorted(_PARAMETERS - parameters.keys()):
         raise HookMissing(f"{module.__name__}.PersistentCache.lookup({', '.join(missing)})")

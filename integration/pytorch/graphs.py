@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from s3cache import client
-from s3cache.integration.hooks import wrap
+from s3cache.integration.hooks import guarded, require, wrap
 from s3cache.integration.pytorch.saving import MEMBER, saves
 
 logger = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ _NAMESPACES = {"FxGraphCache": "fx-graph", "AOTAutogradCache": "aot-autograd"}
 
 def install(module: ModuleType) -> None:
     """Hook `torch._inductor.codecache`. Raises HookMissing if it is not as expected."""
+    require(module, "GuardedCache.iterate_over_candidates", "FxGraphCache._save_graph")
     wrap(module, "GuardedCache.iterate_over_candidates", _candidates)
     wrap(module, "FxGraphCache._save_graph", saves("compiled_graph", 1))
 
@@ -27,6 +28,17 @@ def _candidates(wrapped: Any, cls: Any, args: Any, kwargs: Any) -> Iterator[tupl
     for candidate in wrapped(*args, **kwargs):
         offered.add(candidate[1])
         yield candidate
+    stored = _stored(cls, args, kwargs, offered)
+    while (found := _next(stored)) is not None:
+        yield found
+
+
+@guarded
+def _next(stored: Iterator[tuple[Any, bytes, bool]]) -> tuple[Any, bytes, bool] | None:
+    return next(stored, None)
+
+
+def _stored(cls: Any, args: Any, kwargs: Any, offered: set[bytes]) -> Iterator[tuple[Any, bytes, bool]]:
     local, remote_cache, key = _arguments(*args, **kwargs)
     cache = client.current()
     namespace = _NAMESPACES.get(cls.__name__)
@@ -39,6 +51,7 @@ def _candidates(wrapped: Any, cls: Any, args: Any, kwargs: Any) -> Iterator[tupl
             continue
         try:
             candidate = pickle.loads(content)  # noqa: S301
+            candidate.guards_expr  # noqa: B018
             cls._write_to_local_cache(key, content)
         except Exception as error:
             logger.warning("%s %s slot %d cannot be loaded: %r", namespace, key, entry.slot, error)

@@ -14,6 +14,7 @@ def install(module: ModuleType) -> None:
     """Hook `torch._dynamo.pgo`. Raises HookMissing if it is not as expected."""
     require(module, "code_state_path", "write_local_impl", "should_use_remote_dynamo_pgo_cache")
     require(module, "_CODE_STATE", "CodeId", "CodeState", "FrameStateSizeEntry.__ior__")
+    require(module, "get_local_code_state", "put_local_code_state")
 
     def get_local(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
         _restore(module, *args, **kwargs)

@@ -2,8 +2,12 @@
 
 import atexit
 import importlib
+import itertools
 import json
+import logging
+import pickle
 import platform
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +19,8 @@ from s3cache.integration.hooks import guarded, require, wrap
 from s3cache.integration.pytorch.requirements import build, cpu_codegen_requirements
 from s3cache.integration.pytorch.switch import active_client
 
+logger = logging.getLogger(__name__)
+
 NAMESPACE = "precompile"
 _PACKAGE = "content"
 _BASIS = "basis"
@@ -24,18 +30,21 @@ _unsaved: set[str] = set()
 
 def install(module: ModuleType) -> None:
     """Hook `torch._dynamo.package`. Raises HookMissing if it is not as expected."""
-    require(module, "CompilePackage.source_id_from_fn", "SystemInfo.current", "_get_module_content")
-    require(module, "DiskDynamoCache.path_prefix", "DiskDynamoStore._write_to_local_cache")
-    require(module, "DynamoStore.save_cache_entry", "DynamoCache")
+    require(module, "CompilePackage.source_id_from_fn", "CompilePackage.install", "load_guards_state")
+    require(module, "SystemInfo.current", "_get_module_content", "PrecompileCacheEntry")
+    require(module, "DiskDynamoCache.path_prefix", "DiskDynamoCache.load", "DiskDynamoStore.write")
+    require(module, "DynamoStore.record_package", "InMemoryDynamoStore.load_cache_entry")
 
     def load(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) -> Any:
-        _restore(module, cache, *args, **kwargs)
-        return wrapped(*args, **kwargs)
+        entry = _restore(module, cache, *args, **kwargs) or wrapped(*args, **kwargs)
+        if entry is not None:
+            _leave_names_alone()
+        return entry
 
     def write(wrapped: Callable[..., Any], store: Any, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
         if isinstance(store, module.DiskDynamoCache):
-            _record(module, store, *args, **kwargs)
+            _record(module, *args, **kwargs)
         return result
 
     def record_package(wrapped: Callable[..., Any], store: Any, args: Any, kwargs: Any) -> Any:
@@ -43,50 +52,71 @@ def install(module: ModuleType) -> None:
         _note(*args, **kwargs)
         return result
 
+    wrap(module, "CompilePackage.install", _install_package)
     wrap(module, "DiskDynamoCache.load", load)
     wrap(module, "DiskDynamoStore.write", write)
     wrap(module, "DynamoStore.record_package", record_package)
-    atexit.register(_save_the_rest, module)
+    atexit.register(_record_the_rest, module)
+
+
+def _install_package(wrapped: Callable[..., Any], package: Any, args: Any, kwargs: Any) -> Any:
+    try:
+        return wrapped(*args, **kwargs)
+    except Exception as error:
+        # Dynamo compiles afresh after a RuntimeError, if it finds the package as it was before.
+        package.uninstall()
+        package._codes = {}
+        package._initialized = False
+        raise RuntimeError(f"a package cannot be loaded: {error!r}") from error
 
 
 @guarded
-def _restore(package: Any, cache: Any, fn: Any) -> None:
+def _restore(package: Any, cache: Any, fn: Any) -> Any:
+    """Return the package that knows most, as Dynamo itself loads one; None if there is none.
+
+    It is not put into PyTorch's folder: some that Dynamo loads, and then cannot use, end a job that
+    runs without these hooks.
+    """
     from torch._dynamo.eval_frame import innermost_fn
+    from torch._dynamo.utils import counters
 
     source_id = package.CompilePackage.source_id_from_fn(fn)
     client = active_client()
     if client is None:
-        return
+        return None
     key = _key(client, source_id, _source_digest(package, innermost_fn(fn).__module__))
     if Path(cache.path_prefix(), source_id).exists():
         client.use(NAMESPACE, key)
-        return
+        return None
     most, content = 0, b""
     for entry in client.variants(NAMESPACE, key):
         basis = json.loads(entry.members[_BASIS])
         if basis["guarded_codes"] > most and _holds(package, basis):
             most, content = basis["guarded_codes"], entry.members[_PACKAGE]
-    if content:
-        cache._write_to_local_cache(content, source_id)
+    if not content:
+        return None
+    store = package.InMemoryDynamoStore()
+    store.write(pickle.loads(content), source_id)  # noqa: S301
+    loaded = store.load_cache_entry(source_id)
+    counters["dynamo_cache"]["dynamo_cache_hit"] += 1
+    return loaded
 
 
 @guarded
-def _record(package: Any, cache: Any, cache_entry: Any, path: str) -> None:
+def _record(package: Any, cache_entry: Any, path: str) -> None:
     _unsaved.discard(path)
+    client = active_client()
     dynamo = cache_entry.dynamo
     sources = {s.module: digest_of(s.content.encode()) for s in dynamo.source_info.inlined_sources}
     main = dynamo.codes[0].python_module
-    client = active_client()
-    basis = {
-        "device": _device(package, dynamo.device_type),
-        "sources": sources,
-        "guarded_codes": sum(len(c.guarded_codes) for c in dynamo.codes if not c.bypassed),
-    }
+    guarded_codes = [g for code in dynamo.codes if not code.bypassed for g in code.guarded_codes]
     # What was not traced from source that can be read cannot be told from what it was edited into.
-    if client is None or main not in sources or not basis["guarded_codes"]:
+    if client is None or main not in sources or not _can_be_loaded(package, guarded_codes):
         return
-    content = Path(cache.path_prefix(), path, "entry").read_bytes()
+    device = _device(package, dynamo.device_type)
+    basis = {"device": device, "sources": sources, "guarded_codes": len(guarded_codes)}
     basis_content = json.dumps(basis, sort_keys=True).encode()
+    content = pickle.dumps(cache_entry)
     client.put(
         NAMESPACE,
         _key(client, path, sources[main]),
@@ -97,21 +127,45 @@ def _record(package: Any, cache: Any, cache_entry: Any, path: str) -> None:
 
 
 @guarded
+def _leave_names_alone() -> None:
+    """Make Dynamo invent other names than those that a loaded package brings along.
+
+    Before torch 2.15 it counts from zero and ends the job at the first name that is taken.
+    """
+    from torch._dynamo import bytecode_transformation
+
+    if not hasattr(bytecode_transformation, "unique_id_unbound_in"):
+        bytecode_transformation._unique_id_counter = itertools.count(secrets.randbits(48))
+
+
+@guarded
 def _note(compile_package: Any) -> None:
     if active_client():
         _unsaved.add(compile_package.source_id)
 
 
 @guarded
-def _save_the_rest(package: Any) -> None:
-    """Save what was compiled since anything was saved: Dynamo does it only in `save_cache_artifacts`."""
+def _record_the_rest(package: Any) -> None:
+    """Store what was compiled since anything was saved: Dynamo saves only in `save_cache_artifacts`."""
     from torch._dynamo.precompile_context import PrecompileContext
 
     for source_id in sorted(_unsaved):
-        entry = PrecompileContext._dynamo_cache_entries.get(source_id)
+        dynamo = PrecompileContext._dynamo_cache_entries[source_id]
+        backends = {name: PrecompileContext.serialize_artifact_by_key(name) for name in dynamo.backend_ids}
         # A backward that never ran was never compiled; without it the package is of no use.
-        if entry and all(map(PrecompileContext.serialize_artifact_by_key, entry.backend_ids)):
-            package.DynamoCache.save_cache_entry(entry, source_id)
+        if all(backends.values()):
+            _record(package, package.PrecompileCacheEntry(dynamo, backends), source_id)
+
+
+def _can_be_loaded(package: Any, guarded_codes: list[Any]) -> bool:
+    """Return whether Dynamo can read its own guards again, which is not always so; and if any are there."""
+    try:
+        for guarded_code in guarded_codes:
+            package.load_guards_state(guarded_code.guards_state)
+    except Exception as error:
+        logger.info("a package is not stored, it could not be loaded again: %r", error)
+        return False
+    return bool(guarded_codes)
 
 
 def _holds(package: Any, basis: dict[str, Any]) -> bool:

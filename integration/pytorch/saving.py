@@ -4,6 +4,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from s3cache.integration.hooks import guarded
+
 MEMBER = "content"
 _TIMES = ("_time_taken_ns", "forward_time_taken_ns", "backward_time_taken_ns")
 
@@ -31,9 +33,12 @@ current: ContextVar[Saving | None] = ContextVar("s3cache_saving", default=None)
 def saves(argument: str, position: int) -> Any:
     """Return a wrapper for a function that saves the result in that argument."""
 
+    @guarded
+    def saving(args: Any, kwargs: Any) -> Saving:
+        return Saving(kwargs[argument] if argument in kwargs else args[position])
+
     def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        result = kwargs[argument] if argument in kwargs else args[position]
-        token = current.set(Saving(result))
+        token = current.set(saving(args, kwargs))
         try:
             return wrapped(*args, **kwargs)
         finally:

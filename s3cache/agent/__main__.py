@@ -7,14 +7,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+HANDOVER_SECONDS = 1.0
+"""How long the last agent of the folder, which no longer listens, may take to be gone."""
+
 
 def main() -> None:
-    """Go to the background, become the only agent of the folder, or leave it to the one there is."""
+    """Become the only agent of the folder, or leave it to the one there is."""
     folder, alive = Path(sys.argv[1]), int(sys.argv[2])
-    if os.fork():
-        # The job's process has a child for these few milliseconds only.
-        os._exit(0)
-    lock = FileLock(folder / "lock", blocking=False)
+    lock = FileLock(folder / "lock", timeout=HANDOVER_SECONDS)
     try:
         lock.acquire()
     except Timeout:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.protocol import Hello
-from s3cache.errors import S3CacheError
+from s3cache.errors import DiskTierError, S3CacheError
 from s3cache.ledger import Ledger
 from s3cache.machine import fingerprint, platform_tag
 
@@ -29,16 +29,19 @@ class Run:
         self.ledger = Ledger()
         self.started = time.monotonic()
         self.report: Path | None = None
-        self._is_warned = False
+        self._untold: str | None = None
 
-    def warning(self, error: S3CacheError) -> str | None:
-        """Return what is wrong, the first time it is asked; a job is told once."""
-        if self._is_warned:
-            return None
-        self._is_warned = True
-        logger.warning("%s", error)
-        self.ledger.warnings.append(str(error))
-        return str(error)
+    def warn(self, error: S3CacheError) -> None:
+        """Note what is wrong: the first time for the job to be told, which happens once."""
+        if not self.ledger.warnings:
+            logger.warning("%s", error)
+            self.ledger.warnings.append(str(error))
+            self._untold = str(error)
+
+    def take_warning(self) -> str | None:
+        """Return what the job is yet to be told."""
+        untold, self._untold = self._untold, None
+        return untold
 
     def write_report(self) -> bytes:
         """Return the report, as JSON, and write it to the file that the job named, if it did."""
@@ -52,10 +55,11 @@ class Run:
         if self.report is not None:
             unfinished = self.report.with_name(f".{self.report.name}.{os.getpid()}")
             try:
+                self.report.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.write_bytes(data)
                 unfinished.rename(self.report)
             except OSError as error:
-                logger.warning("the report cannot be written: %s", error)
+                self.warn(DiskTierError(f"the report cannot be written: {error}; set S3CACHE_REPORT"))
         return data
 
 

@@ -1,7 +1,7 @@
 """What a job's process and the agent say to each other, over a Unix socket. Pure.
 
 A message is four bytes of length, little-endian, then msgpack. `Lookup`, `ProfileOf` and `Flush` are
-answered; the others are only said.
+answered; the others are only said. One answer in a run may have a warning, for the process to pass on.
 """
 
 import struct
@@ -10,6 +10,8 @@ from typing import Literal
 import msgspec
 
 HEADER = struct.Struct("<I")
+
+Status = Literal["ready", "unusable", "absent", "unavailable"]
 
 
 class Hello(msgspec.Struct, tag=True, frozen=True):
@@ -21,11 +23,15 @@ class Hello(msgspec.Struct, tag=True, frozen=True):
 
 
 class Lookup(msgspec.Struct, tag=True, frozen=True):
-    """Ask that a slot be brought into the disk tier."""
+    """Ask that a slot be brought into the disk tier.
+
+    The answer is due at `deadline`, by the monotonic clock that all processes of a machine share.
+    """
 
     namespace: str
     key: str
     slot: int
+    deadline: float
 
 
 class Hit(msgspec.Struct, tag=True, frozen=True):
@@ -77,9 +83,9 @@ Request = Hello | Lookup | Hit | Use | Miss | Waited | Spooled | ProfileOf | Flu
 
 
 class Found(msgspec.Struct, tag=True, frozen=True):
-    """What a look-up came to; `warning` is set once a run, for the process to pass on."""
+    """What a look-up came to."""
 
-    status: Literal["ready", "unusable", "absent", "unavailable"]
+    status: Status
     warning: str | None = None
 
 
@@ -94,6 +100,7 @@ class Flushed(msgspec.Struct, tag=True, frozen=True):
 
     pending: int
     report: bytes
+    warning: str | None = None
 
 
 Reply = Found | Profile | Flushed

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import anyio
-from anyio.abc import SocketStream
+from anyio.abc import SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from s3cache import ledger, profile
@@ -15,7 +15,7 @@ from s3cache.agent import protocol
 from s3cache.agent.jobs import Jobs, Run, versions
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
-from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError
+from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
 from s3cache.machine import Machine
 from s3cache.prefetch import bring, read_profile
 from s3cache.settings import Mode, Settings
@@ -32,6 +32,7 @@ TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
 GIVE_UP_SECONDS = 60.0
 """How long it does so when no job is left; the rest waits for the next start on this machine."""
+_SLOW = "{}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
 
 
 async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
@@ -42,22 +43,22 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
     """
     from s3cache.bucket import Bucket
 
-    async with (
-        await anyio.create_unix_listener("socket", mode=0o600) as listener,
-        Bucket(settings.url) as bucket,
-        anyio.create_task_group() as group,
-    ):
-        agent = Agent(settings, bucket)
-        group.start_soon(listener.serve, agent.converse)
-        group.start_soon(agent.watch, alive)
-        group.start_soon(agent.prefetch)
-        await agent.welcome(first)
-        if agent.uploader:
-            group.start_soon(agent.uploader.run)
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with (
+            await anyio.create_unix_listener("socket", mode=0o600) as listener,
+            Bucket(settings.url) as bucket,
+            anyio.create_task_group() as group,
+        ):
+            agent = Agent(settings, bucket, group)
+            group.start_soon(listener.serve, agent.converse)
+            group.start_soon(agent.watch, alive)
+            group.start_soon(agent.prefetch)
             group.start_soon(agent.terminate_on, signals)
+            await agent.welcome(first)
+            if agent.uploader:
+                group.start_soon(agent.uploader.run)
             await agent.until_idle()
-        group.cancel_scope.cancel()
+            group.cancel_scope.cancel()
     for run in agent.jobs.runs.values():
         run.write_report()
 
@@ -65,8 +66,9 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
 class Agent:
     """What the conversations with the processes of all jobs share."""
 
-    def __init__(self, settings: Settings, bucket: ObjectStore) -> None:
+    def __init__(self, settings: Settings, bucket: ObjectStore, group: TaskGroup) -> None:
         self._settings = settings
+        self._group = group
         self._tier = DiskTier(settings.directory / "tier", settings.disk_limit)
         self._objects = BreakerStore(bucket)
         writer = {"package": versions().get("torch-s3cache", "")}
@@ -153,8 +155,9 @@ class Agent:
 
     async def _answer(self, request: protocol.Request, run: Run) -> protocol.Reply | None:
         match request:
-            case protocol.Lookup(namespace, key, slot):
-                return await self._look_up(run, namespace, key, slot)
+            case protocol.Lookup(namespace, key, slot, deadline):
+                found = await self._look_up(run, namespace, key, slot, deadline)
+                return protocol.Found(found, run.take_warning())
             case protocol.Hit(namespace, key, slot, seconds):
                 name = profile.Reference(namespace, key, slot).name
                 counts = run.ledger.namespaces[namespace]
@@ -182,20 +185,40 @@ class Agent:
                 with anyio.move_on_after(seconds):
                     await self._flush(lambda: False)
                 pending = self.uploader.pending if self.uploader else 0
-                return protocol.Flushed(pending, run.write_report())
+                return protocol.Flushed(pending, run.write_report(), run.take_warning())
         return None
 
-    async def _look_up(self, run: Run, namespace: str, key: str, slot: int) -> protocol.Found:
+    async def _look_up(
+        self, run: Run, namespace: str, key: str, slot: int, deadline: float
+    ) -> protocol.Status:
+        found: protocol.Status | None = None
+        is_known = anyio.Event()
+
+        async def fill() -> None:
+            nonlocal found
+            found = await self._fill(run, namespace, key, slot)
+            is_known.set()
+
+        # A download goes on when nobody waits for it any more: the next start will need it.
+        self._group.start_soon(fill)
+        with anyio.move_on_after(deadline - time.monotonic()):
+            await is_known.wait()
+        if found is None:
+            run.warn(Unreachable(_SLOW.format(self._settings.url)))
+        return found or "unavailable"
+
+    async def _fill(self, run: Run, namespace: str, key: str, slot: int) -> protocol.Status:
         try:
             await self._cache.fill(namespace, key, slot)
         except ObjectAbsent:
-            return protocol.Found("absent")
+            return "absent"
         except Corrupt as error:
             logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
-            return protocol.Found("unusable")
+            return "unusable"
         except (StoreError, DiskTierError) as error:
-            return protocol.Found("unavailable", run.warning(error))
-        return protocol.Found("ready")
+            run.warn(error)
+            return "unavailable"
+        return "ready"
 
     async def _prefetch(self, run: Run) -> None:
         ledger.charge(run.ledger)

@@ -21,6 +21,8 @@ AT_ONCE = 8
 """Results that are in memory, and under way, at one time."""
 QUIET_SECONDS = 30.0
 """A segment is written when nothing was put for this long, and at the end."""
+SILENCE_SECONDS = 3.0
+"""A bucket that never answered anything for so long is not waited for."""
 _POLL_SECONDS = 0.02
 
 
@@ -65,14 +67,15 @@ class Uploader:
                 await self._write_segments()
 
     async def flush(self, is_abandoned: Callable[[], bool] = lambda: False) -> None:
-        """Return when all is stored, the bucket refuses, or it is abandoned."""
-        while self._spool.pending() and not is_abandoned():
-            if self._objects.failure("write"):
+        """Return when all is stored, the bucket refuses or says nothing, or it is abandoned."""
+        while not is_abandoned():
+            if self._objects.failure("write") or self._objects.silence() > SILENCE_SECONDS:
+                return
+            if not self._spool.pending():
+                await self._write_segments()
                 return
             self.wake()
             await anyio.sleep(_POLL_SECONDS)
-        if not is_abandoned():
-            await self._write_segments()
 
     async def _upload_all(self) -> None:
         limiter = anyio.Semaphore(AT_ONCE)
@@ -102,12 +105,12 @@ class Uploader:
             )
         except Forbidden as error:
             if run:
-                run.warning(error)
+                run.warn(error)
             logger.warning("a result is dropped: %s", error)
         except StoreError as error:
             # It stays in the spool: the bucket may come back, or the next start finds it.
             if run:
-                run.warning(error)
+                run.warn(error)
             return
         except S3CacheError as error:
             logger.warning("a result is dropped: %s", error)

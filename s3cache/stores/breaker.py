@@ -8,6 +8,7 @@ from s3cache.errors import (
     BucketAbsent,
     CredentialsAbsent,
     Forbidden,
+    ObjectAbsent,
     StoreError,
     Unreachable,
     WrongRegion,
@@ -38,11 +39,19 @@ class BreakerStore(WrapperStore):
         self._cooldown = cooldown
         self._clock = clock
         self._failures: dict[str, tuple[StoreError, float]] = {}
+        self._first_asked: float | None = None
+        self._has_answered = False
 
     def failure(self, direction: str) -> StoreError | None:
         """Return what keeps the breaker open for "read" or "write", if it is."""
         failed = self._failures.get(direction)
         return failed[0] if failed else None
+
+    def silence(self) -> float:
+        """Return for how many seconds the store was asked without ever answering; 0 once it did."""
+        if self._has_answered or self._first_asked is None:
+            return 0.0
+        return self._clock() - self._first_asked
 
     async def get(self, name: str) -> bytes:
         """Return an object. Raises what opened the breaker while it is open."""
@@ -70,9 +79,12 @@ class BreakerStore(WrapperStore):
         if failed:
             error, retry_at = failed
             if self._clock() < retry_at:
-                raise error
+                # Raised again and again: its traceback would grow, and keep what its frames hold.
+                raise error.with_traceback(None)
             # Half open: this request probes, the others go on failing until it is back.
             self._failures[direction] = error, self._clock() + self._cooldown
+        if self._first_asked is None:
+            self._first_asked = self._clock()
         try:
             result = await request()
         except _OPENING as error:
@@ -82,5 +94,10 @@ class BreakerStore(WrapperStore):
         except Forbidden as error:
             self._failures[direction] = error, self._clock() + self._cooldown
             raise
+        except ObjectAbsent:
+            self._has_answered = True
+            self._failures.pop(direction, None)
+            raise
+        self._has_answered = True
         self._failures.pop(direction, None)
         return result

@@ -21,7 +21,10 @@ class MemoryStore(ObjectStore):
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object; return False when there is one already."""
-        return self.objects.setdefault(name, data) is data
+        if name in self.objects:
+            return False
+        self.objects[name] = data
+        return True
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
         """Yield, sorted, the names that begin with `prefix`."""
