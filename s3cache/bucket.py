@@ -9,6 +9,7 @@ import anyio
 from aiobotocore.config import AioConfig
 from aiohttp import ClientError as HttpError
 from botocore import exceptions as boto
+from botocore.handlers import add_expect_header
 
 from s3cache import ledger
 from s3cache.errors import (
@@ -85,6 +86,9 @@ class Bucket(ObjectStore):
             self._client = await self._stack.enter_async_context(
                 aioboto3.Session().client("s3", config=config)
             )
+            # For the 100-continue that it asks for, aiohttp waits without a timeout; and it is a round
+            # trip more.
+            self._client.meta.events.unregister("before-call.s3", add_expect_header)
         except (boto.BotoCoreError, ValueError) as error:
             self._failure = self._explain(error)
         return self
@@ -135,7 +139,7 @@ class Bucket(ObjectStore):
     @asynccontextmanager
     async def _request(self, kind: str, name: str) -> AsyncIterator[Any]:
         if self._failure:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         ledger.current().request(kind)
         try:
             with anyio.fail_after(REQUEST_SECONDS):

@@ -183,12 +183,13 @@ class Cache:
         )
         data = manifests.encode(manifest)
         pending = dict(frames)
+        suspicious = False
         for slot in range(MAX_SLOTS):
             name = names.manifest_name(namespace, key, slot)
             # Blobs are worth a look first: someone may have stored the same result meanwhile.
             present = await self._present(namespace, key, slot) if frames or self._tier.has(name) else None
             if present is None:
-                await self._upload(namespace, pending)
+                await self._upload(namespace, pending, suspicious)
                 if await self._objects.create(name, data):
                     self._count_up(namespace, data)
                     ledger.current().namespaces[namespace].puts += 1
@@ -198,7 +199,9 @@ class Cache:
                             self._keep(names.blob_name(member.digest), members[member.name])
                     return slot
                 present = await self._present(namespace, key, slot)
-            if present and name not in self._broken and present.is_same_variant(manifest):
+            if name in self._broken:
+                suspicious = True
+            elif present and present.is_same_variant(manifest):
                 return slot
         raise SlotsExhausted(f"{namespace} {key} has {MAX_SLOTS} variants already")
 
@@ -208,18 +211,26 @@ class Cache:
         except (ObjectAbsent, Corrupt):
             return None
 
-    async def _upload(self, namespace: str, frames: dict[str, bytes]) -> None:
+    async def _upload(self, namespace: str, frames: dict[str, bytes], suspicious: bool) -> None:
         async def upload(item: tuple[str, bytes]) -> None:
             digest, data = item
             name = names.blob_name(digest)
-            if name in self._broken:
+            created = await self._objects.create(name, data)
+            if not created and (suspicious or name in self._broken) and not await self._is_right(digest):
                 await self._objects.delete(name)
-            if await self._objects.create(name, data):
-                self._count_up(namespace, data)
+                created = await self._objects.create(name, data)
             self._broken.discard(name)
+            if created:
+                self._count_up(namespace, data)
 
         await _for_each(frames.items(), upload)
         frames.clear()
+
+    async def _is_right(self, digest: str) -> bool:
+        try:
+            return digest_of(frame.decompress(await self._objects.get(names.blob_name(digest)))) == digest
+        except (ObjectAbsent, Corrupt):
+            return False
 
     async def _content(self, manifest: Manifest, member: Member) -> bytes:
         if member.inline is not None:

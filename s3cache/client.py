@@ -322,10 +322,10 @@ class Client:
 
     def _at_exit(self) -> None:
         # For the report, and for what the job is yet to be told.
-        is_worth_it = self._patience > 0 and (self._connection or self.settings.report)
-        if os.getpid() == self._pid and is_worth_it:
+        seconds = self._patience if self.settings.report else min(self._patience, _EXIT_SECONDS)
+        if os.getpid() == self._pid and seconds and (self._connection or self.settings.report):
             self._spawned_at = math.inf  # What was spooled waits for the next start.
-            self._request(protocol.Flush(0.0), _EXIT_SECONDS)
+            self._request(protocol.Flush(0.0), seconds)
 
 
 def _left(deadline: float) -> float:

@@ -33,9 +33,10 @@ _compiled_here: dict[str, tuple[str, dict[str, str]]] = {}
 
 def install(module: ModuleType) -> None:
     """Hook `torch._inductor.codecache`. Raises HookMissing if it is not as expected."""
-    require(module, "write", "_precompile_header", "CppCodeCache._load_library")
+    require(module, "write", "_precompile_header", "_worker_compile_cpp", "CppCodeCache._load_library")
     wrap(module, "write", _write)
     wrap(module, "_precompile_header", _precompile_header)
+    wrap(module, "_worker_compile_cpp", _worker_compile_cpp)
     wrap(module, "CppCodeCache._load_library", _load_library)
 
 
@@ -120,6 +121,18 @@ def _place(library: Path, content: bytes) -> None:
 def _precompile_header(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     """Do without the precompiled header, which takes seconds, when there is nothing to compile."""
     return "" if getattr(_being_loaded, "present", False) else wrapped(*args, **kwargs)
+
+
+def _worker_compile_cpp(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    """Do without the objects that a library is linked from, when it was put here without them."""
+    return None if _is_without_objects(*args, **kwargs) else wrapped(*args, **kwargs)
+
+
+@guarded
+def _is_without_objects(lock_path: str, cpp_builders: Any) -> bool:
+    *objects, library = (Path(builder.get_target_file_path()) for builder in cpp_builders)
+    # While one is being linked here, all of them are there.
+    return library.exists() and not all(path.exists() for path in objects)
 
 
 def _load_library(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:

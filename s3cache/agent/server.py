@@ -157,7 +157,7 @@ class Agent:
         match request:
             case protocol.Lookup(namespace, key, slot, deadline):
                 found = await self._look_up(run, namespace, key, slot, deadline)
-                return protocol.Found(found, run.take_warning())
+                return protocol.Found(found, self._warning(run))
             case protocol.Hit(namespace, key, slot, seconds):
                 name = profile.Reference(namespace, key, slot).name
                 counts = run.ledger.namespaces[namespace]
@@ -185,7 +185,8 @@ class Agent:
                 with anyio.move_on_after(seconds):
                     await self._flush(lambda: False)
                 pending = self.uploader.pending if self.uploader else 0
-                return protocol.Flushed(pending, run.write_report(), run.take_warning())
+                report = run.write_report()
+                return protocol.Flushed(pending, report, self._warning(run))
         return None
 
     async def _look_up(
@@ -219,6 +220,11 @@ class Agent:
             run.warn(error)
             return "unavailable"
         return "ready"
+
+    def _warning(self, run: Run) -> str | None:
+        if self._cache.tier_failure:
+            run.warn(self._cache.tier_failure)
+        return run.take_warning()
 
     async def _prefetch(self, run: Run) -> None:
         ledger.charge(run.ledger)

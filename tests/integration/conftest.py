@@ -1,0 +1,73 @@
+"""What the tests of PyTorch's adapters run against: buckets, each shared by fresh machines."""
+
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+
+from benchmarks.compilers import write_shims
+from tests.conftest import BUCKET
+from tests.integration.jobs import TRAINING
+from tests.integration.machines import Bucket
+from tests.integration.starts import Fleet, Machine, Start
+from tests.servers import Server
+
+NewBucket = Callable[[], Bucket]
+NewFleet = Callable[[], Fleet]
+
+
+@pytest.fixture(scope="session")
+def new_bucket(moto_server: Server, tmp_path_factory: pytest.TempPathFactory) -> NewBucket:
+    """Make buckets on one server."""
+    numbers = count()
+    return lambda: Bucket(moto_server, f"machines-{next(numbers)}", tmp_path_factory.mktemp("machines"))
+
+
+@pytest.fixture
+def bucket(new_bucket: NewBucket) -> Bucket:
+    """A bucket of the test's own."""
+    return new_bucket()
+
+
+@pytest.fixture(scope="session")
+def new_fleet(seaweedfs_server: Server, tmp_path_factory: pytest.TempPathFactory) -> NewFleet:
+    """Make fleets on one server; their recorders share one TMPDIR."""
+    numbers = count()
+    shims, tmp = tmp_path_factory.mktemp("shims") / "bin", tmp_path_factory.mktemp("recorders")
+    write_shims(shims)
+
+    def new() -> Fleet:
+        url = f"s3://{BUCKET}/fleet-{next(numbers)}"
+        return Fleet(seaweedfs_server, url, tmp_path_factory.mktemp("fleet"), shims, tmp)
+
+    return new
+
+
+@pytest.fixture(scope="session")
+def fleet(new_fleet: NewFleet) -> Fleet:
+    """A fleet for jobs that no other test has."""
+    return new_fleet()
+
+
+@pytest.fixture(scope="session")
+def recorder(fleet: Fleet) -> Machine:
+    """The first machine of the fleet: the one that recorded TRAINING."""
+    return fleet.recorder()
+
+
+@pytest.fixture(scope="session")
+def recorded(recorder: Machine) -> Start:
+    """The start that recorded TRAINING."""
+    return recorder.start(TRAINING)
+
+
+@pytest.fixture(scope="session")
+def reader(fleet: Fleet) -> Machine:
+    """A machine that was fresh when it started TRAINING."""
+    return fleet.fresh()
+
+
+@pytest.fixture(scope="session")
+def read(reader: Machine, recorded: Start) -> Start:
+    """The start of TRAINING on a fresh machine."""
+    return reader.start(TRAINING)

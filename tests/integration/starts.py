@@ -1,0 +1,197 @@
+"""Starts of jobs that are looked into: what each computed, what it compiled, what the cache did.
+
+The machines of a fleet share nothing but a prefix of a bucket. Those that only record may share
+their TMPDIR: PyTorch keeps a precompiled header of 155 MB there, which takes seconds to build.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from filelock import FileLock
+
+from benchmarks.compilers import LOG_VARIABLE
+from tests.servers import Server
+
+START_SECONDS = 200.0
+REST_SECONDS = 60.0
+
+_PREAMBLE = """\
+import json, logging, os, pathlib, sys
+logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+
+def report(**facts):
+    from torch._dynamo.utils import counters
+    facts["inductor"] = counters["inductor"]
+    facts["aot_autograd"] = counters["aot_autograd"]
+    pathlib.Path(f"facts-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(facts))
+
+"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start of a job came to."""
+
+    said: str
+    ranks: list[dict[str, Any]]
+    """What each rank gave to `report`, with PyTorch's own counters."""
+    compiled: list[str]
+    """The command line of every execution of a compiler."""
+    cache: dict[str, Any]
+    """s3cache's own report."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the only rank reported."""
+        (facts,) = self.ranks
+        return facts
+
+    @property
+    def warnings(self) -> list[str]:
+        """What s3cache had to warn of in the job's processes."""
+        return [line for line in self.said.splitlines() if line.startswith("WARNING s3cache")]
+
+    def count(self, what: str, namespace: str = "") -> int:
+        """Return a count of s3cache's report: of a namespace, or of all."""
+        counts = self.cache["namespaces"]
+        return sum(counts[name][what] for name in counts if namespace in ("", name))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that its jobs write lies under `folder`, at paths that no other machine has."""
+
+    folder: Path
+    environment: dict[str, str]
+    tmp: Path
+
+    @property
+    def inductor(self) -> Path:
+        """PyTorch's own cache folder."""
+        return self.folder / "inductor"
+
+    @property
+    def tier(self) -> Path:
+        """The objects of the disk tier."""
+        return self.folder / "cache" / "tier" / "objects"
+
+    def start(
+        self,
+        script: str,
+        *,
+        name: str = "job.py",
+        python: str | Path = sys.executable,
+        launcher: Sequence[str] = (),
+        **variables: str,
+    ) -> Start:
+        """Start a script and wait until it ended and all it put is stored.
+
+        Raises AssertionError, with what it wrote, when it fails.
+        """
+        report, compiled = self.folder / "report.json", self.folder / "compiled"
+        for folder in (self.folder / "home", self.tmp):
+            folder.mkdir(parents=True, exist_ok=True)
+        for path in (report, compiled, *self.folder.glob("facts-*.json")):
+            path.unlink(missing_ok=True)
+        (self.folder / name).write_text(_PREAMBLE + dedent(script))
+        files = {"S3CACHE_REPORT": str(report), LOG_VARIABLE: str(compiled)}
+        done = subprocess.run(
+            [python, *launcher, name],
+            env=self._environment() | files | variables,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        self._rest()
+        return Start(
+            done.stdout,
+            [json.loads(path.read_text()) for path in sorted(self.folder.glob("facts-*.json"))],
+            compiled.read_text().splitlines() if compiled.exists() else [],
+            json.loads(report.read_text()) if report.exists() else {},
+        )
+
+    def keys(self, kind: str) -> set[str]:
+        """Return the keys that PyTorch's folder has of a kind: "fxgraph" or "aotautograd"."""
+        return {path.name for path in self.inductor.glob(f"{kind}/*/*")}
+
+    def forget(self, *kinds: str) -> None:
+        """Remove parts of PyTorch's folder."""
+        for kind in kinds:
+            shutil.rmtree(self.inductor / kind)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "LANG": "C.UTF-8",
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.tmp),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.inductor),
+            "TRITON_CACHE_DIR": str(self.folder / "triton-cache"),
+            # A folder named s3cache would be a package of that name beside the script.
+            "S3CACHE_DIR": str(self.folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            **self.environment,
+        }
+
+    def _rest(self) -> None:
+        """Wait until every agent has sent what was spooled and is gone."""
+        deadline = time.monotonic() + REST_SECONDS
+        for lock in self.folder.glob("cache/agents/*/lock"):
+            with FileLock(lock, timeout=deadline - time.monotonic()):
+                pass
+
+
+class Fleet:
+    """Fresh machines that share a prefix of a bucket."""
+
+    def __init__(self, server: Server, url: str, folder: Path, shims: Path, tmp: Path) -> None:
+        self.url = url
+        self._server = server
+        self._folder = folder
+        self._tmp = tmp
+        self._numbers = count()
+        path = os.pathsep.join([str(shims), os.environ["PATH"]])
+        self._environment = {"PATH": path, "S3CACHE_URL": url, **server.environment()}
+
+    def fresh(self) -> Machine:
+        """Return a machine that has nothing at all."""
+        folder = self._folder / f"machine-{next(self._numbers)}"
+        return Machine(folder, self._environment, folder / "tmp")
+
+    def recorder(self) -> Machine:
+        """Return a machine that has nothing but a TMPDIR that it shares with other recorders."""
+        return replace(self.fresh(), tmp=self._tmp)
+
+    def copy_of(self, machine: Machine, *parts: str) -> Machine:
+        """Return a machine that has only those folders of another one, at paths of its own."""
+        copy = self.fresh()
+        for part in parts:
+            shutil.copytree(machine.folder / part, copy.folder / part)
+        return copy
+
+    def objects(self, prefix: str = "") -> dict[str, str]:
+        """Return the objects whose names begin so, each with a mark of what it holds."""
+        bucket, _, root = self.url.removeprefix("s3://").partition("/")
+        root += "/v1/"
+        client = self._server.client()
+        try:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root + prefix)
+            items = [item for page in pages for item in page.get("Contents", ())]
+            return {item["Key"].removeprefix(root): item["ETag"] for item in items}
+        finally:
+            client.close()

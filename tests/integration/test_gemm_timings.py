@@ -1,0 +1,99 @@
+"""What one machine measured to choose its kernels for matrix products, the next does not measure."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3cache.integration.pytorch import gemm_timings
+from s3cache.manifest import Entry
+from tests.integration.machines import Bucket
+
+TRAIN = """
+    import os
+    import torch
+    from torch._dynamo.utils import counters
+
+    # A graph that is found is not lowered: then there is nothing to choose.
+    torch._inductor.config.fx_graph_cache = False
+    torch._inductor.config.cpp_cache_precompile_headers = False
+
+    sizes = [int(size) for size in os.environ["LAYERS"].split()]
+    weights = [torch.ones(2, a, b) for a, b in zip(sizes, sizes[1:])]
+
+    @torch.compile(options={"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"})
+    def model(x):
+        for weight in weights:
+            x = torch.bmm(x, weight)
+        return x
+
+    model(torch.ones(2, 16, sizes[0]))
+    report(measured=counters["inductor"]["select_algorithm_autotune"])
+"""
+VALUES = """
+    import math, os
+    from torch._inductor.codecache import LocalCache
+
+    cache = LocalCache()
+    values = {"pad mm": True, "keep": False, "time": 0.25, "failed": math.inf, "c10d.all_reduce": 1.0}
+    if os.environ.get("WRITE"):
+        for key, value in values.items():
+            cache.set_value(key, value=value)
+    report(**{key: repr(cache.lookup(key)) for key in [*values, "never seen"]})
+"""
+
+
+def test_only_what_is_new_is_measured(bucket: Bucket) -> None:
+    assert bucket.new_machine().run(TRAIN, LAYERS="32 64") == {"measured": 1}
+    assert bucket.new_machine().run(TRAIN, LAYERS="32 64 96") == {"measured": 1}
+
+
+def test_single_values_carry_over_except_those_of_a_cluster(bucket: Bucket) -> None:
+    written = bucket.new_machine().run(VALUES, WRITE="1")
+    assert written["failed"] == "inf"
+    read = bucket.new_machine().run(VALUES)
+    assert read == written | {"c10d.all_reduce": "None"}
+
+
+class Local:
+    """Inductor's local cache, in memory."""
+
+    system = {"hash": "system"}
+
+    def __init__(self) -> None:
+        self.cache: dict[str, Any] = {}
+
+    def get_local_cache_path(self) -> Path:
+        return Path(f"/nowhere/{id(self)}")
+
+    def get_local_cache(self) -> dict[str, Any]:
+        return self.cache
+
+    def update_local_cache(self, cache: dict[str, Any]) -> None:
+        self.cache = cache
+
+
+class Kernel:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def hash_key(self) -> str:
+        return self.name
+
+
+def test_times_of_two_measurements_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[dict[str, float]] = [{"a": 1.0}, {"b": 2.0}, {"a": 3.0, "b": math.inf, "c": 4.0}]
+
+    class Client:
+        def variants(self, namespace: str, key: str) -> list[Entry]:
+            contents = [json.dumps(timings).encode() for timings in stored]
+            return [Entry(namespace, key, n, "", {}, {"timings": c}) for n, c in enumerate(contents)]
+
+    monkeypatch.setattr(gemm_timings, "active_client", Client)
+    local = Local()
+    call = {"choices": [Kernel("a"), Kernel("b")], "op": "mm", "inputs": "shapes", "hint_override": None}
+    gemm_timings._restore(local, call)
+    ((times),) = local.cache["mm"]["shapes"].values()
+    assert times == stored[2]

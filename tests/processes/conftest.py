@@ -1,0 +1,67 @@
+"""A real server, prefixes of its bucket, and fresh machines."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.processes.machines import Bucket, Machine
+from tests.servers import Server, seaweedfs
+
+BUCKET = "processes"
+READER = ("s3cache-reader", "s3cache-reader-secret")
+PYTHONS = [sys.executable, *filter(None, os.environ.get("S3CACHE_TEST_PYTHONS", "").split(":"))]
+
+_numbers = count(1)
+
+NewBucket = Callable[[], Bucket]
+NewMachine = Callable[..., Machine]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A real S3 server with a bucket; READER may only read there."""
+    with seaweedfs(read_only=READER) as running:
+        running.make_bucket(BUCKET)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def new_bucket(server: Server) -> NewBucket:
+    """Make places in the bucket that nobody else uses."""
+    return lambda: Bucket(server, BUCKET, f"prefix-{next(_numbers)}")
+
+
+@pytest.fixture
+def bucket(new_bucket: NewBucket) -> Bucket:
+    """A place in the bucket that no other test uses."""
+    return new_bucket()
+
+
+@pytest.fixture
+def new_machine(tmp_path: Path, bucket: Bucket) -> Iterator[NewMachine]:
+    """Make machines that know the bucket and have nothing yet."""
+    with ExitStack() as stack:
+
+        def make(python: str = sys.executable, knows: Bucket = bucket) -> Machine:
+            machine = Machine(tmp_path / f"machine-{next(_numbers)}", knows.settings, python)
+            stack.callback(machine.switch_off)
+            return machine
+
+        yield make
+
+
+@pytest.fixture
+def machine(new_machine: NewMachine) -> Machine:
+    """A machine that knows the bucket and has nothing yet."""
+    return new_machine()
+
+
+@pytest.fixture(params=PYTHONS, ids=lambda python: Path(python).parts[-3])
+def any_machine(request: pytest.FixtureRequest, new_machine: NewMachine) -> Machine:
+    """A machine with each of the interpreters that must work."""
+    return new_machine(request.param)

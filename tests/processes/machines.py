@@ -1,0 +1,259 @@
+"""Machines for tests of real processes: fresh ones, with jobs that are small scripts, and agents."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, NamedTuple
+
+from s3cache import frame, manifest
+from tests.servers import Server
+
+RUN_SECONDS = 60.0
+IDLE_SECONDS = 30.0
+_POLL_SECONDS = 0.02
+
+# What importing torch does in a job, without torch.
+PREAMBLE = """\
+import os, random, signal, sys, threading, time
+from s3cache.client import current
+
+def content(seed, size):
+    return random.Random(seed).randbytes(size)
+
+def say(*what):
+    os.write(1, (" ".join(map(str, what)) + "\\n").encode())
+
+cache = current()
+if cache:
+    cache.start()
+"""
+
+
+class Ended(NamedTuple):
+    """How a process ended, what it wrote, and for how long it was waited."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+@dataclass
+class Machine:
+    """A machine with its own home and cache folder. `python` is its interpreter."""
+
+    folder: Path
+    settings: dict[str, str]
+    python: str = sys.executable
+    cache: Path = field(init=False)
+    _running: list[subprocess.Popen[str]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Not "s3cache": beside a script, a folder of that name is a package.
+        self.cache = self.folder / "cache"
+        (self.folder / "home").mkdir(parents=True)
+
+    def environment(self, variables: Mapping[str, str | None] | None = None) -> dict[str, str]:
+        """Return the environment of a process on this machine; None takes a variable away."""
+        inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        own = {"HOME": str(self.folder / "home"), "S3CACHE_DIR": str(self.cache)}
+        merged: dict[str, str | None] = {**inherited, **own, **self.settings, **(variables or {})}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    def script(self, text: str, name: str = "job.py") -> Path:
+        """Write a job down and return its path."""
+        path = self.folder / name
+        path.write_text(PREAMBLE + dedent(text))
+        return path
+
+    def start(self, text: str, **variables: str | None) -> subprocess.Popen[str]:
+        """Start a job in a process group of its own."""
+        return self.execute([self.python, str(self.script(text))], **variables)
+
+    def execute(self, command: Sequence[str], **variables: str | None) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment(variables),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        self._running.append(process)
+        return process
+
+    def run(self, text: str, **variables: str | None) -> Ended:
+        """Run a job to its end."""
+        return ended(self.start(text, **variables))
+
+    def run_command(self, command: Sequence[str], **variables: str | None) -> Ended:
+        """Run a command to its end."""
+        return ended(self.execute(command, **variables))
+
+    def s3cache(self, *arguments: str, **variables: str | None) -> Ended:
+        """Run the command line `s3cache` to its end."""
+        return self.run_command([*self.command_line(), *arguments], **variables)
+
+    def command_line(self) -> list[str]:
+        """Return what `s3cache` is on this machine."""
+        return [str(Path(self.python).with_name("s3cache"))]
+
+    def agents(self) -> list[int]:
+        """Return the processes that are agents of this machine, starting ones too."""
+        return [pid for pid, command in _processes() if _is_agent(command, self.cache)]
+
+    def log(self) -> str:
+        """Return what the agents of this machine had to say."""
+        return "".join(path.read_text() for path in sorted(self.cache.glob("agents/*/log")))
+
+    def spooled(self) -> list[Path]:
+        """Return what waits to be sent."""
+        return sorted(self.cache.glob("spool/*/*.put"))
+
+    def wait_until_idle(self, seconds: float = IDLE_SECONDS) -> None:
+        """Wait until no agent is left."""
+        wait_for(lambda: not self.agents(), "the agent to end", seconds, self.log)
+
+    def wait_for_agent(self) -> int:
+        """Wait until an agent listens, and return its process."""
+        wait_for(lambda: any(self.cache.glob("agents/*/socket")), "an agent", says=self.log)
+        (agent,) = self.agents()
+        return agent
+
+    def kill_agent(self) -> None:
+        """Kill the agent, once it listens."""
+        agent = self.wait_for_agent()
+        os.kill(agent, signal.SIGKILL)
+        wait_for(lambda: _has_ended(agent), "the killed agent to be gone")
+
+    def switch_off(self) -> None:
+        """End what still runs on this machine."""
+        for process in self._running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate(timeout=RUN_SECONDS)
+        for agent in self.agents():
+            os.kill(agent, signal.SIGKILL)
+        wait_for(lambda: not self.agents(), "killed agents to be gone")
+
+
+class Bucket:
+    """A prefix of a bucket that nobody else uses."""
+
+    def __init__(self, server: Server, name: str, prefix: str) -> None:
+        self.url = f"s3://{name}/{prefix}"
+        self.settings = server.environment() | {"S3CACHE_URL": self.url}
+        self._server = server
+        self._name = name
+        self._prefix = f"{prefix}/v1/"
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of the objects that begin with `prefix`, sorted."""
+        client = self._server.client()
+        try:
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._name, Prefix=self._prefix + prefix
+            )
+            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+            return [key.removeprefix(self._prefix) for key in keys]
+        finally:
+            client.close()
+
+    def keys(self, namespace: str) -> list[str]:
+        """Return the keys that are stored in a namespace, sorted."""
+        return sorted(name.split("/")[2] for name in self.names(f"manifests/{namespace}/"))
+
+    def members(self, namespace: str, key: str) -> dict[str, bytes]:
+        """Return what is stored in slot 0 of a key."""
+        client = self._server.client()
+        try:
+            found = manifest.decode(self._get(client, f"manifests/{namespace}/{key}/0"))
+            return {member.name: self._content(client, member) for member in found.members}
+        finally:
+            client.close()
+
+    def _content(self, client: Any, member: manifest.Member) -> bytes:
+        if member.inline is not None:
+            return manifest.open_inline(member)
+        data = self._get(client, f"blobs/{member.digest[:2]}/{member.digest}")
+        return frame.decompress(data, limit=member.size)
+
+    def _get(self, client: Any, name: str) -> bytes:
+        data: bytes = client.get_object(Bucket=self._name, Key=self._prefix + name)["Body"].read()
+        return data
+
+
+def content(seed: int | str, size: int) -> bytes:
+    """Return the bytes that a job's `content` returns."""
+    return random.Random(seed).randbytes(size)
+
+
+def ended(process: subprocess.Popen[str], says: str | None = None) -> Ended:
+    """Say something to a process that `Machine` started, close its stdin, return how it ended."""
+    began = time.monotonic()
+    stdout, stderr = process.communicate(says, timeout=RUN_SECONDS)
+    return Ended(process.returncode, stdout, stderr, time.monotonic() - began)
+
+
+def wait_for(
+    condition: Callable[[], bool],
+    what: str,
+    seconds: float = IDLE_SECONDS,
+    says: Callable[[], str] = lambda: "",
+) -> None:
+    """Wait until `condition` holds. Raises AssertionError after `seconds`, with what `says` returns."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}; {says()}"
+        time.sleep(_POLL_SECONDS)
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes whose parent is `parent`, zombies too."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(_status(folder)[1]) == parent:
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return _status(Path(f"/proc/{pid}"))[0] in "XZ"
+    except OSError:
+        return True
+
+
+def _status(folder: Path) -> list[str]:
+    # State, parent and so on; the name before them, in parentheses, may hold anything.
+    return (folder / "stat").read_text().rpartition(")")[2].split()
+
+
+def _processes() -> list[tuple[int, list[str]]]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        found.append((int(folder.name), command))
+    return found
+
+
+def _is_agent(command: list[str], cache: Path) -> bool:
+    return "s3cache.agent" in command and any(
+        argument.startswith(f"{cache}/agents/") for argument in command
+    )

@@ -1,0 +1,93 @@
+"""The agent comes when it is needed and goes when it is not."""
+
+import os
+import time
+
+from tests.processes.machines import Bucket, Machine, children, ended, wait_for
+from tests.processes.stubs import failing
+
+# It lingers for half a second; the rest is for starting, storing and being noticed.
+SOON_SECONDS = 5.0
+
+
+def test_agent_ends_soon_after_the_last_job(machine: Machine, bucket: Bucket) -> None:
+    job = machine.run('cache.put("fx-graph", "key", {"graph": b"result"})')
+    assert job.status == 0
+    machine.wait_until_idle(SOON_SECONDS)
+    assert bucket.keys("fx-graph") == ["key"]
+    assert not machine.spooled()
+
+
+def test_agent_stays_as_long_as_the_job(machine: Machine) -> None:
+    job = machine.start('say(cache.get("fx-graph", "absent"))\nsys.stdin.read()')
+    agent = machine.wait_for_agent()
+    time.sleep(2)
+    assert machine.agents() == [agent]
+    assert ended(job)[:3] == (0, "None\n", "")
+    machine.wait_until_idle(SOON_SECONDS)
+
+
+def test_job_has_no_child_that_it_does_not_know_of(machine: Machine) -> None:
+    job = machine.start("sys.stdin.read()")
+    agent = machine.wait_for_agent()
+    assert children(job.pid) == []
+    assert os.getsid(agent) != os.getsid(job.pid)
+    ended(job)
+    machine.wait_until_idle(SOON_SECONDS)
+
+
+def test_one_agent_serves_jobs_that_start_at_once(machine: Machine) -> None:
+    text = 'cache.get("fx-graph", "absent")\nsay("ready")\nsys.stdin.read()'
+    jobs = [machine.start(text) for _ in range(4)]
+    for job in jobs:
+        assert job.stdout
+        assert job.stdout.readline() == "ready\n"
+    wait_for(lambda: len(machine.agents()) == 1, "the agents that came second to leave")
+    assert [ended(job)[:1] for job in jobs] == [(0,)] * 4
+
+
+def test_jobs_that_start_while_an_agent_is_leaving_are_served_at_once(machine: Machine) -> None:
+    text = """
+        began = time.monotonic()
+        cache.get("fx-graph", "absent")
+        say(time.monotonic() - began)
+        """
+    for pause in (0.45, 0.55, 0.65):
+        job = machine.run(text)
+        assert job[::2] == (0, "")
+        assert float(job.stdout) < 2.5
+        time.sleep(pause)
+
+
+def test_log_says_what_the_agent_did(machine: Machine, bucket: Bucket) -> None:
+    put = 'cache.put("fx-graph", "key", {"graph": b"result"})'
+    assert machine.run(put, S3CACHE_JOB="a-job").status == 0
+    machine.wait_until_idle()
+    assert "0 entries of a-job are here" in machine.log()
+    assert machine.run("time.sleep(1)", S3CACHE_JOB="a-job").status == 0
+    machine.wait_until_idle()
+    assert "1 entries of a-job are here" in machine.log()
+
+
+def test_results_that_cannot_be_stored_do_not_keep_the_agent_and_the_log_says_why(machine: Machine) -> None:
+    put = 'cache.put("fx-graph", "key", {"graph": b"result"})'
+    with failing(404, "NoSuchBucket") as endpoint:
+        assert machine.run(put, AWS_ENDPOINT_URL_S3=endpoint).status == 0
+        machine.wait_until_idle(SOON_SECONDS)
+    assert len(machine.spooled()) == 1
+    assert "there is no such bucket" in machine.log()
+
+
+def test_cache_folder_may_be_named_from_anywhere(machine: Machine, bucket: Bucket) -> None:
+    job = machine.run('cache.put("fx-graph", "key", {"graph": b"result"})', S3CACHE_DIR="cache")
+    assert job.status == 0
+    machine.wait_until_idle()
+    assert bucket.keys("fx-graph") == ["key"]
+
+
+def test_path_of_the_cache_folder_may_be_long(machine: Machine, bucket: Bucket) -> None:
+    machine.cache = machine.folder / ("long-" * 20) / ("longer-" * 20)
+    job = machine.run('cache.put("fx-graph", "key", {"graph": b"result"})')
+    assert job.status == 0
+    machine.wait_until_idle()
+    assert bucket.keys("fx-graph") == ["key"]

@@ -1,0 +1,170 @@
+"""Many processes, one download of each blob, one report; forks and interruptions mix up nothing."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from tests.processes.conftest import NewBucket
+from tests.processes.machines import Bucket, Machine, content, ended
+from tests.processes.stubs import Counted, counting
+
+PROCESSES = 8
+SIZES = {f"key-{number:02}": 1_000 if number % 5 else 1_000_000 for number in range(20)}
+BIG = [key for key, size in SIZES.items() if size > 100_000]
+
+RECORD = f"""
+for key, size in {SIZES}.items():
+    cache.put("fx-graph", key, {{"graph": content(key, size)}})
+"""
+READ = f"""
+for key, size in {SIZES}.items():
+    entry = cache.get("fx-graph", key)
+    assert entry and entry.members == {{"graph": content(key, size)}}, key
+say("right")
+"""
+
+
+@pytest.fixture(scope="module")
+def bucket(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+    """A place that one machine has recorded into."""
+    place = new_bucket()
+    machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
+    assert machine.run(RECORD).status == 0
+    machine.wait_until_idle()
+    return place
+
+
+def test_processes_that_start_at_once_download_each_blob_once(machine: Machine) -> None:
+    with counting(machine.settings["AWS_ENDPOINT_URL_S3"]) as proxy:
+        jobs = [machine.start(READ, AWS_ENDPOINT_URL_S3=proxy.endpoint) for _ in range(PROCESSES)]
+        assert [ended(job)[:3] for job in jobs] == [(0, "right\n", "")] * PROCESSES
+        machine.wait_until_idle()
+        _check_downloads(proxy)
+
+
+def test_processes_of_a_job_without_profile_download_each_blob_once(machine: Machine) -> None:
+    with counting(machine.settings["AWS_ENDPOINT_URL_S3"]) as proxy:
+        new_job = {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "S3CACHE_JOB": "never-seen"}
+        jobs = [machine.start(READ, **new_job) for _ in range(PROCESSES)]
+        assert [ended(job)[:3] for job in jobs] == [(0, "right\n", "")] * PROCESSES
+        machine.wait_until_idle()
+        _check_downloads(proxy)
+
+
+def test_processes_of_one_run_write_one_report(machine: Machine) -> None:
+    script = machine.script(READ)
+    spawn = machine.folder / "ranks.py"
+    spawn.write_text(
+        "import subprocess, sys\n"
+        f"ranks = [subprocess.Popen([sys.executable, {str(script)!r}]) for _ in range({PROCESSES})]\n"
+        "sys.exit(max(rank.wait() for rank in ranks))\n"
+    )
+    report = machine.folder / "report.json"
+    job = machine.s3cache("run", "--job", "job", "--report", str(report), "--", machine.python, str(spawn))
+    assert (job.status, job.stdout) == (0, "right\n" * PROCESSES)
+    machine.wait_until_idle()
+    said = json.loads(report.read_text())
+    counts = said["namespaces"]["fx-graph"]
+    assert counts["bucket_hits"] + counts["disk_hits"] == PROCESSES * len(SIZES)
+    assert counts["misses"] == 0
+    # One segment, each blob once, and at most each manifest: the segment carries those that are small.
+    assert 1 + len(BIG) <= said["requests"].pop("GET") <= 1 + len(BIG) + len(SIZES)
+    assert said["requests"] == {"PUT": 0, "LIST": 1, "HEAD": 0, "DELETE": 0}
+    assert said["warnings"] == []
+
+
+def test_parent_and_forked_children_all_go_on(machine: Machine, bucket: Bucket) -> None:
+    job = machine.run(
+        f"""
+        sizes = {SIZES}
+        first = next(iter(sizes))
+        assert cache.get("fx-graph", first).members == {{"graph": content(first, sizes[first])}}
+
+        def work(seed):
+            keys = [*sizes, *(f"absent-{{number}}" for number in range(50))]
+            random.Random(seed).shuffle(keys)
+            for key in keys:
+                entry = cache.get("fx-graph", key)
+                if key in sizes:
+                    assert entry.key == key
+                    assert entry.members == {{"graph": content(key, sizes[key])}}
+                else:
+                    assert entry is None
+            cache.put("fx-graph", f"of-{{seed}}", {{"graph": content(seed, 100)}})
+
+        children = []
+        for seed in range(4):
+            child = os.fork()
+            if not child:
+                try:
+                    work(seed)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            children.append(child)
+        work("parent")
+        say([os.waitpid(child, 0)[1] for child in children])
+        """,
+        S3CACHE_JOB="never-seen",
+    )
+    assert job[:3] == (0, "[0, 0, 0, 0]\n", "")
+    machine.wait_until_idle()
+    assert bucket.keys("fx-graph") == sorted([*SIZES, *(f"of-{seed}" for seed in range(4)), "of-parent"])
+    assert bucket.members("fx-graph", "of-parent") == {"graph": content("parent", 100)}
+
+
+def test_threads_get_their_own_answers(machine: Machine) -> None:
+    job = machine.run(
+        f"""
+        from concurrent.futures import ThreadPoolExecutor
+        sizes = {SIZES}
+
+        def work(key):
+            entry = cache.get("fx-graph", key)
+            expected = {{"graph": content(key, sizes[key])}} if key in sizes else None
+            assert (entry and entry.members) == expected
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(work, [*sizes, *(f"absent-{{number}}" for number in range(100))]))
+        say("right")
+        """,
+        S3CACHE_JOB="never-seen",
+    )
+    assert job[:3] == (0, "right\n", "")
+
+
+def test_answer_to_an_interrupted_question_is_not_taken_for_another(machine: Machine) -> None:
+    job = machine.run(
+        """
+        class Alarm(Exception):
+            pass
+
+        def ring(number, frame):
+            raise Alarm
+
+        signal.signal(signal.SIGALRM, ring)
+        cache.get("fx-graph", "first")
+        interrupted = 0
+        for number in range(300):
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.003))
+            try:
+                cache.get("fx-graph", f"absent-{number}")
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Alarm:
+                interrupted += 1
+            assert cache.profile("fx-graph") == [], number
+        say(interrupted > 0)
+        """,
+        S3CACHE_JOB="never-seen",
+    )
+    assert job[:3] == (0, "True\n", "")
+
+
+def _check_downloads(proxy: Counted) -> None:
+    blobs = Counter(proxy.paths("GET", "/blobs/"))
+    assert len(blobs) == len(BIG)
+    assert set(blobs.values()) == {1}
+    manifests = Counter(proxy.paths("GET", "/manifests/"))
+    assert set(manifests.values()) <= {1}
+    assert not proxy.paths("HEAD")

@@ -1,0 +1,449 @@
+"""The bucket: what S3 says and what that means, how long it may take, and what is sent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from s3cache import bucket as buckets
+from s3cache import ledger
+from s3cache.bucket import Bucket
+from s3cache.errors import (
+    BucketAbsent,
+    CredentialsAbsent,
+    Forbidden,
+    ObjectAbsent,
+    SettingsError,
+    StoreError,
+    Unreachable,
+    WrongRegion,
+)
+from s3cache.ledger import Ledger
+from tests.servers import Server, free_ports
+
+pytestmark = pytest.mark.anyio
+
+Request = Callable[[Bucket], Awaitable[object]]
+
+
+async def _list(bucket: Bucket) -> list[str]:
+    return [name async for name in bucket.list("")]
+
+
+REQUESTS: dict[str, Request] = {
+    "get": lambda bucket: bucket.get("blobs/ab/abc"),
+    "create": lambda bucket: bucket.create("blobs/ab/abc", b"content"),
+    "list": _list,
+    "delete": lambda bucket: bucket.delete("blobs/ab/abc"),
+}
+
+
+class Answer:
+    """What the stub says to one request."""
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        promised: int | None = None,
+    ) -> None:
+        lines = {"Content-Length": str(len(body) if promised is None else promised), **(headers or {})}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self.data = f"HTTP/1.1 {status} Status\r\nConnection: close\r\n{head}\r\n".encode() + body
+
+
+def refusal(status: int, code: str, extra: str = "", headers: dict[str, str] | None = None) -> Answer:
+    body = f"<Error><Code>{code}</Code><Message>said the stub</Message>{extra}</Error>"
+    return Answer(status, body.encode(), headers=headers)
+
+
+REGION = {"x-amz-bucket-region": "eu-west-1"}
+
+
+class Stub:
+    """An HTTP server that gives the same answer to everything, or none, and remembers what it was asked."""
+
+    def __init__(self, endpoint: str = "") -> None:
+        self.endpoint = endpoint
+        self.reset()
+
+    def reset(self) -> None:
+        """Answer nothing, and forget what was asked."""
+        self.answer: Answer | None = None
+        self.hangs_up = self.reads = True
+        self.requests: list[str] = []
+        self.heads: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(head.lower())
+            method, path, _ = head.decode().split(" ", 2)
+            self.requests.append(f"{method} {path}")
+            if self.answer is not None:
+                data = self.answer.data
+                writer.write(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if method == "HEAD" else data)
+                await writer.drain()
+            if not self.reads:
+                await anyio.sleep_forever()
+            if self.answer is None or not self.hangs_up:
+                await reader.read()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.fixture(scope="module")
+async def module_stub() -> AsyncIterator[Stub]:
+    stub = Stub()
+    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0)
+    stub.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield stub
+    server.close()
+
+
+@pytest.fixture(scope="module")
+async def module_bucket(module_stub: Stub) -> AsyncIterator[Bucket]:
+    # Its client takes a quarter of a second to make.
+    with pytest.MonkeyPatch.context() as patch:
+        _lead_to(module_stub.endpoint, patch)
+        async with Bucket("s3://bucket/prefix") as bucket:
+            yield bucket
+
+
+@pytest.fixture
+def stub(module_stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """The stub, and an environment that leads there."""
+    module_stub.reset()
+    _lead_to(module_stub.endpoint, monkeypatch)
+    return module_stub
+
+
+@pytest.fixture
+def bucket(stub: Stub, module_bucket: Bucket) -> Bucket:
+    """A bucket on the stub."""
+    return module_bucket
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let botocore wait next to nothing before it tries again."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+
+
+async def fails(request: Awaitable[object], error: type[StoreError], advice: str = ".") -> float:
+    """Return how many seconds a request took to fail as it should."""
+    started = anyio.current_time()
+    with pytest.raises(error, match=advice) as raised:
+        await request
+    assert error is ObjectAbsent or "s3://" in str(raised.value)
+    return anyio.current_time() - started
+
+
+def _lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+# What an answer means.
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "advice"),
+    [
+        (refusal(404, "NoSuchBucket"), BucketAbsent, "create it or set S3CACHE_URL"),
+        (refusal(403, "AccessDenied"), Forbidden, "AccessDenied; check the credentials"),
+        (refusal(403, "SignatureDoesNotMatch"), Forbidden, "SignatureDoesNotMatch"),
+        (refusal(403, "InvalidAccessKeyId"), Forbidden, "InvalidAccessKeyId"),
+        (refusal(400, "ExpiredToken"), Forbidden, "ExpiredToken"),
+        (Answer(403), Forbidden, "403"),
+        (refusal(301, "PermanentRedirect", headers=REGION), WrongRegion, "set AWS_REGION"),
+        (refusal(307, "TemporaryRedirect", headers=REGION), WrongRegion, "set AWS_REGION"),
+        (Answer(301, headers=REGION), WrongRegion, "set AWS_REGION"),
+        (
+            refusal(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>", REGION),
+            WrongRegion,
+            "set AWS_REGION",
+        ),
+        (refusal(400, "IllegalLocationConstraintException", headers=REGION), WrongRegion, "set AWS_REGION"),
+        (refusal(501, "NotImplemented"), Unreachable, "NotImplemented"),
+        (Answer(400, b"<html>not S3</html>"), Unreachable, "bucket/prefix"),
+    ],
+    ids=[
+        "NoSuchBucket",
+        "AccessDenied",
+        "SignatureDoesNotMatch",
+        "InvalidAccessKeyId",
+        "ExpiredToken",
+        "403",
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "301",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "NotImplemented",
+        "400",
+    ],
+)
+async def test_a_refusal_is_an_error_that_says_what_to_do(
+    stub: Stub, bucket: Bucket, answer: Answer, error: type[StoreError], advice: str
+) -> None:
+    stub.answer = answer
+    for request in REQUESTS.values():
+        await fails(request(bucket), error, advice)
+
+
+@pytest.mark.parametrize("answer", [refusal(404, "NoSuchKey"), Answer(404)], ids=["code", "bare"])
+async def test_an_object_that_is_absent(stub: Stub, bucket: Bucket, answer: Answer) -> None:
+    stub.answer = answer
+    with pytest.raises(ObjectAbsent):
+        await bucket.get("blobs/ab/abc")
+
+
+@pytest.mark.parametrize("answer", [refusal(412, "PreconditionFailed"), Answer(412)], ids=["code", "bare"])
+async def test_an_object_that_is_there_is_not_created(stub: Stub, bucket: Bucket, answer: Answer) -> None:
+    stub.answer = answer
+    assert await bucket.create("blobs/ab/abc", b"") is False
+
+
+async def test_a_conflict_is_tried_again_then_given_up(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = refusal(409, "ConditionalRequestConflict")
+    with pytest.raises(Unreachable, match="other writers"):
+        await bucket.create("blobs/ab/abc", b"")
+    assert len(stub.requests) == buckets.ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.usefixtures("hasty")
+async def test_a_server_in_trouble_is_tried_again_then_given_up(
+    stub: Stub, bucket: Bucket, status: int
+) -> None:
+    stub.answer = refusal(status, "SlowDown")
+    for request in REQUESTS.values():
+        stub.requests.clear()
+        await fails(request(bucket), Unreachable, "SlowDown")
+        assert len(stub.requests) == buckets.ATTEMPTS
+
+
+async def test_an_answer_that_is_cut_off_is_no_object(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = Answer(200, b"half", promised=8)
+    with pytest.raises(Unreachable):
+        await bucket.get("blobs/ab/abc")
+
+
+async def test_a_list_that_is_no_xml_is_unreachable(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = Answer(200, b"<html>a portal that wants a login</html")
+    with pytest.raises(Unreachable):
+        await _list(bucket)
+
+
+# What is sent.
+
+
+async def test_an_absent_object_is_one_get_and_nothing_else(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = refusal(404, "NoSuchKey")
+    with pytest.raises(ObjectAbsent):
+        await bucket.get("manifests/ns/key/0")
+    assert stub.requests == ["GET /bucket/prefix/v1/manifests/ns/key/0"]
+
+
+async def test_a_refusal_is_not_tried_again(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = refusal(403, "AccessDenied")
+    with pytest.raises(Forbidden):
+        await bucket.create("blobs/ab/abc", b"content")
+    assert stub.requests == ["PUT /bucket/prefix/v1/blobs/ab/abc"]
+
+
+async def test_an_object_is_created_on_the_condition_that_there_is_none(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = Answer(200)
+    assert await bucket.create("blobs/ab/abc", b"content") is True
+    assert b"\r\nif-none-match: *\r\n" in stub.heads[0]
+
+
+async def test_requests_are_counted_by_kind(stub: Stub, bucket: Bucket) -> None:
+    counts = Ledger()
+    ledger.charge(counts)
+    stub.answer = refusal(403, "AccessDenied")
+    for kind, times in {"get": 3, "create": 2, "list": 1, "delete": 4}.items():
+        for _ in range(times):
+            with pytest.raises(Forbidden):
+                await REQUESTS[kind](bucket)
+    assert counts.as_dict()["requests"] == {"GET": 3, "PUT": 2, "LIST": 1, "HEAD": 0, "DELETE": 4}
+
+
+# How long it may take.
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_server_that_accepts_and_never_answers_is_given_up(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "SILENCE_SECONDS", 0.1)
+    async with Bucket("s3://bucket/prefix") as bucket:
+        for request in REQUESTS.values():
+            stub.requests.clear()
+            assert await fails(request(bucket), Unreachable, "AWS_ENDPOINT_URL_S3") < 3.0
+            assert len(stub.requests) == buckets.ATTEMPTS
+
+
+async def test_a_server_that_answers_and_then_stops_is_given_up(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "SILENCE_SECONDS", 0.1)
+    stub.answer = Answer(200, b"half", promised=8)
+    stub.hangs_up = False
+    async with Bucket("s3://bucket/prefix") as bucket:
+        assert await fails(bucket.get("blobs/ab/abc"), Unreachable) < 3.0
+
+
+async def test_the_time_of_one_request_is_bounded(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "REQUEST_SECONDS", 0.1)
+    for request in REQUESTS.values():
+        assert await fails(request(bucket), Unreachable) < 2.0
+
+
+async def test_the_time_of_a_large_upload_that_nobody_reads_is_bounded(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(stub, "reads", False)
+    assert await fails(bucket.create("blobs/ab/abc", bytes(32 << 20)), Unreachable) < 3.0
+
+
+def test_a_server_that_never_answers_costs_at_most_its_share_of_the_job_s_time() -> None:
+    assert buckets.CONNECT_SECONDS <= buckets.SILENCE_SECONDS <= 3.0
+    assert buckets.ATTEMPTS <= 2
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_refused_connection_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    _lead_to(f"http://127.0.0.1:{free_ports(1)[0]}", monkeypatch)
+    async with Bucket("s3://bucket/prefix") as bucket:
+        for request in REQUESTS.values():
+            assert await fails(request(bucket), Unreachable, "AWS_ENDPOINT_URL_S3") < 3.0
+
+
+# What keeps the client from being made is said by each request.
+
+
+async def test_no_credentials(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY":
+        monkeypatch.delenv(name)
+    async with Bucket("s3://bucket/prefix") as bucket:
+        for request in REQUESTS.values():
+            await fails(request(bucket), CredentialsAbsent, "AWS_PROFILE")
+    assert stub.requests == []
+
+
+@pytest.mark.parametrize("changes", [{"AWS_PROFILE": "nobody"}, {"AWS_SECRET_ACCESS_KEY": None}])
+async def test_credentials_that_are_not_all_there(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None]
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    async with Bucket("s3://bucket/prefix") as bucket:
+        for request in REQUESTS.values():
+            await fails(request(bucket), CredentialsAbsent)
+
+
+async def test_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    _lead_to("not a url", monkeypatch)
+    async with Bucket("s3://bucket/prefix") as bucket:
+        for request in REQUESTS.values():
+            await fails(request(bucket), Unreachable, "AWS_ENDPOINT_URL_S3")
+
+
+async def test_a_profile_of_the_user_s_files_is_used(
+    stub: Stub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY":
+        monkeypatch.delenv(name)
+    (home / ".aws").mkdir()
+    (home / ".aws" / "credentials").write_text(
+        "[default]\naws_access_key_id = mine\naws_secret_access_key = secret\n"
+    )
+    stub.answer = Answer(200, b"content")
+    async with Bucket("s3://bucket/prefix") as bucket:
+        assert await bucket.get("blobs/ab/abc") == b"content"
+    assert b"credential=mine/" in stub.heads[0]
+
+
+def test_a_url_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsError, match="S3CACHE_URL"):
+        Bucket("http://bucket/prefix")
+
+
+# Real servers.
+
+
+@pytest.mark.usefixtures("on_seaweedfs")
+async def test_no_such_bucket_on_seaweedfs() -> None:
+    async with Bucket("s3://no-such-bucket/prefix") as bucket:
+        # To an administrator's PUT it makes the bucket.
+        for kind in "get", "list", "delete":
+            await fails(REQUESTS[kind](bucket), BucketAbsent, "S3CACHE_URL")
+
+
+@pytest.mark.usefixtures("on_moto")
+async def test_no_such_bucket_on_moto() -> None:
+    async with Bucket("s3://no-such-bucket/prefix") as bucket:
+        for request in REQUESTS.values():
+            await fails(request(bucket), BucketAbsent, "S3CACHE_URL")
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+async def test_wrong_credentials_on_seaweedfs(
+    on_seaweedfs: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "wrong")
+    async with Bucket(on_seaweedfs) as bucket:
+        for request in REQUESTS.values():
+            await fails(request(bucket), Forbidden, "check the credentials")
+
+
+async def test_more_names_than_a_page_holds_are_all_listed(on_seaweedfs: str) -> None:
+    expected = [f"profiles/job/platform/{number:04d}" for number in range(1005)]
+    counts = Ledger()
+    async with Bucket(on_seaweedfs) as bucket:
+        limiter = anyio.Semaphore(32)
+
+        async def create(name: str) -> None:
+            async with limiter:
+                await bucket.create(name, b"")
+
+        async with anyio.create_task_group() as group:
+            for name in expected:
+                group.start_soon(create, name)
+        ledger.charge(counts)
+        assert [name async for name in bucket.list("profiles/job/platform/")] == expected
+    assert counts.requests.LIST == 2
+
+
+async def test_prefixes_of_one_bucket_are_apart(on_seaweedfs: str) -> None:
+    async with Bucket(on_seaweedfs) as one, Bucket(f"{on_seaweedfs}-2") as other:
+        await one.create("blobs/ab/abc", b"one")
+        assert await _list(other) == []
+        with pytest.raises(ObjectAbsent):
+            await other.get("blobs/ab/abc")
+
+
+async def test_a_bucket_without_a_prefix(on_moto: str, moto_server: Server) -> None:
+    moto_server.make_bucket("bare")
+    async with Bucket("s3://bare") as bucket:
+        await bucket.create("blobs/ab/abc", b"content")
+        assert await _list(bucket) == ["blobs/ab/abc"]
+    client = moto_server.client()
+    try:
+        keys = [item["Key"] for item in client.list_objects_v2(Bucket="bare")["Contents"]]
+    finally:
+        client.close()
+    assert keys == ["v1/blobs/ab/abc"]

@@ -1,0 +1,94 @@
+"""Frames: content comes back, and none may grow beyond what was agreed."""
+
+import struct
+import tracemalloc
+from contextlib import suppress
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3cache import frame
+from s3cache.errors import Corrupt
+
+
+def stating(size: int) -> bytes:
+    """Return a frame of one empty block whose header states any size."""
+    magic, single_segment_with_8_byte_size, last_raw_block = b"\x28\xb5\x2f\xfd", b"\xe0", b"\x01\x00\x00"
+    return magic + single_segment_with_8_byte_size + struct.pack("<Q", size) + last_raw_block
+
+
+@given(st.binary())
+def test_content_comes_back(content: bytes) -> None:
+    assert frame.decompress(frame.compress(content)) == content
+    assert frame.decompress(frame.compress(content), len(content)) == content
+
+
+def test_large_content_comes_back() -> None:
+    content = bytes(range(256)) * 40_000
+    assert frame.decompress(frame.compress(content)) == content
+
+
+def test_content_above_the_limit_is_refused() -> None:
+    with pytest.raises(Corrupt, match="at most 99"):
+        frame.decompress(frame.compress(bytes(100)), 99)
+
+
+def test_a_bomb_is_refused_before_it_takes_memory() -> None:
+    bomb = frame.compress(bytes(200 << 20))
+    assert len(bomb) < 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(Corrupt):
+            frame.decompress(bomb, 1 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [frame.MAX_CONTENT_BYTES + 1, 1 << 40, (1 << 64) - 3])
+def test_no_limit_allows_more_than_a_frame_may_hold(size: int) -> None:
+    for limit in frame.MAX_CONTENT_BYTES, size, 1 << 63:
+        with pytest.raises(Corrupt):
+            frame.decompress(stating(size), limit)
+
+
+def test_a_bomb_of_unstated_size_is_refused() -> None:
+    compressor = zstandard.ZstdCompressor(write_content_size=False)
+    with pytest.raises(Corrupt):
+        frame.decompress(compressor.compress(bytes(1 << 20)))
+
+
+def test_a_frame_that_holds_less_than_it_states_is_refused() -> None:
+    with pytest.raises(Corrupt):
+        frame.decompress(stating(10))
+
+
+def test_a_frame_that_holds_more_than_it_states_is_refused() -> None:
+    honest = zstandard.ZstdCompressor(write_content_size=True).compress(bytes(1000))
+    size = struct.pack("<H", 1000 - 256)
+    assert honest.count(size) == 1
+    with pytest.raises(Corrupt):
+        frame.decompress(honest.replace(size, struct.pack("<H", 10)))
+
+
+@given(st.binary())
+def test_what_is_no_frame_is_corrupt(data: bytes) -> None:
+    with pytest.raises(Corrupt):
+        frame.decompress(data)
+
+
+@given(st.integers(0, 10_000))
+def test_a_truncated_frame_is_corrupt(length: int) -> None:
+    data = frame.compress(bytes(range(256)) * 20)
+    with pytest.raises(Corrupt):
+        frame.decompress(data[: length % len(data)])
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(0), st.integers(0, 7))
+def test_a_flipped_bit_is_corrupt_or_stays_within_the_limit(content: bytes, place: int, bit: int) -> None:
+    data = bytearray(frame.compress(content))
+    data[place % len(data)] ^= 1 << bit
+    with suppress(Corrupt):
+        assert len(frame.decompress(bytes(data), 1000)) <= 1000

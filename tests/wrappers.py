@@ -1,0 +1,110 @@
+"""Stores around other stores: what a test looks through, waits at, or breaks."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from s3cache.errors import StoreError
+from s3cache.stores.base import ObjectStore
+from s3cache.stores.wrapper import WrapperStore
+
+T = TypeVar("T")
+
+
+class LatencyStore(WrapperStore):
+    """Answers after so many seconds."""
+
+    def __init__(self, inner: ObjectStore, seconds: float) -> None:
+        super().__init__(inner)
+        self._seconds = seconds
+
+    async def get(self, name: str) -> bytes:
+        await anyio.sleep(self._seconds)
+        return await super().get(name)
+
+    async def create(self, name: str, data: bytes) -> bool:
+        await anyio.sleep(self._seconds)
+        return await super().create(name, data)
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        await anyio.sleep(self._seconds)
+        async for name in super().list(prefix):
+            yield name
+
+    async def delete(self, name: str) -> None:
+        await anyio.sleep(self._seconds)
+        await super().delete(name)
+
+
+class FaultyStore(WrapperStore):
+    """Fails when it was told to, before or after the request had its effect."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self._faults: dict[str, deque[tuple[StoreError, bool]]] = {}
+
+    def fail(self, method: str, error: StoreError, *, reply_lost: bool = False) -> None:
+        """Let one call of a method raise `error`; with `reply_lost`, what it asked for is done."""
+        self._faults.setdefault(method, deque()).append((error, reply_lost))
+
+    async def get(self, name: str) -> bytes:
+        return await self._call("get", lambda: self.inner.get(name))
+
+    async def create(self, name: str, data: bytes) -> bool:
+        return await self._call("create", lambda: self.inner.create(name, data))
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        async def collect() -> list[str]:
+            return [name async for name in self.inner.list(prefix)]
+
+        for name in await self._call("list", collect):
+            yield name
+
+    async def delete(self, name: str) -> None:
+        await self._call("delete", lambda: self.inner.delete(name))
+
+    async def _call(self, method: str, request: Callable[[], Awaitable[T]]) -> T:
+        if not self._faults.get(method):
+            return await request()
+        error, reply_lost = self._faults[method].popleft()
+        if reply_lost:
+            await request()
+        raise error
+
+
+class RecordingStore(WrapperStore):
+    """Remembers what it was asked for, and holds every GET back while its gate is closed."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self.requests: list[str] = []
+        self._gate = anyio.Event()
+        self._gate.set()
+
+    def close_gate(self) -> anyio.Event:
+        """Hold every GET from now on; setting the event lets them through."""
+        self._gate = anyio.Event()
+        return self._gate
+
+    def asked(self, kind: str) -> list[str]:
+        """Return the names of the requests of a kind: GET, PUT, LIST or DELETE."""
+        return [request.split()[1] for request in self.requests if request.startswith(f"{kind} ")]
+
+    async def get(self, name: str) -> bytes:
+        self.requests.append(f"GET {name}")
+        await self._gate.wait()
+        return await super().get(name)
+
+    async def create(self, name: str, data: bytes) -> bool:
+        self.requests.append(f"PUT {name}")
+        return await super().create(name, data)
+
+    def list(self, prefix: str) -> AsyncIterator[str]:
+        self.requests.append(f"LIST {prefix}")
+        return super().list(prefix)
+
+    async def delete(self, name: str) -> None:
+        self.requests.append(f"DELETE {name}")
+        await super().delete(name)
