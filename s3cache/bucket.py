@@ -120,7 +120,7 @@ class Bucket(ObjectStore):
         raise Unreachable(f"{self.url}: other writers kept {name} busy")
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield, sorted, the names that begin with `prefix`."""
+        """Yield the names that begin with `prefix`; those of one folder come sorted."""
         page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         while True:
             async with self._request("LIST", prefix) as client:

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -32,8 +33,14 @@ from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PATIENCE_SECONDS = 3.5
 """How long a process waits in all for an agent or a bucket that gives it nothing."""
+COOLDOWN_SECONDS = 30.0
+"""How long an agent that used up the patience is not asked; twice as long each time."""
+PROBE_SECONDS = 0.5
+"""How long it is then given to answer."""
 MAX_SLOTS = 64
 _POLL_SECONDS = 0.005
 _STARTING_SECONDS = 3.0
@@ -55,9 +62,12 @@ class Client:
         self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
         self._run = os.environ.setdefault(RUN_VARIABLE, os.urandom(8).hex())
         self._lock = threading.Lock()
+        self._holder: int | None = None
         self._connection: socket.socket | None = None
         self._spawned_at = -_STARTING_SECONDS
         self._patience = PATIENCE_SECONDS
+        self._cooldown = COOLDOWN_SECONDS
+        self._probe_at = 0.0
         self._warned = False
         self._unsaid: deque[bytes] = deque(maxlen=_UNSAID_MESSAGES)
         self._alive: tuple[int, int] | None = None
@@ -154,14 +164,15 @@ class Client:
 
     def start(self) -> None:
         """Connect to the agent, or start one, without waiting for it."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._connect():
-                    self._spawn()
-            except (OSError, RuntimeError) as error:
-                self._warn(f"the agent cannot be started: {error}")
-            finally:
-                self._lock.release()
+        if not self._lock.locked():
+            self._alone(self._start)
+
+    def _start(self) -> None:
+        try:
+            if not self._connect():
+                self._spawn()
+        except (OSError, RuntimeError) as error:
+            self._warn(f"the agent cannot be started: {error}")
 
     def _entry(self, manifest: Manifest, slot: int) -> Entry | None:
         entry = read_entry(self._tier, manifest, slot)
@@ -170,19 +181,27 @@ class Client:
         return entry
 
     def _bring(self, namespace: str, key: str, slot: int) -> str:
-        deadline = time.monotonic() + self._patience - _TELLING_SECONDS
+        deadline = time.monotonic() + (self._patience or PROBE_SECONDS) - _TELLING_SECONDS
         reply = self._ask(protocol.Lookup(namespace, key, slot, deadline))
         return reply.status if isinstance(reply, protocol.Found) else "unavailable"
 
     def _ask(self, request: protocol.Request) -> protocol.Reply | None:
         """Return the agent's answer, or None; what got no answer eats into the patience."""
         started = time.monotonic()
+        if self._patience == 0:
+            if started < self._probe_at:
+                return None
+            self._patience = PROBE_SECONDS
         reply = self._request(request, self._patience)
         waited = time.monotonic() - started
         if reply is None or (isinstance(reply, protocol.Found) and reply.status == "unavailable"):
             self._patience = max(self._patience - waited, 0.0)
+            if self._patience == 0:
+                self._probe_at = time.monotonic() + self._cooldown
+                self._cooldown *= 2
         else:
             self._patience = PATIENCE_SECONDS
+            self._cooldown = COOLDOWN_SECONDS
         if reply is None:
             self._warn(
                 "the cache did not answer in time and is left out; "
@@ -193,13 +212,7 @@ class Client:
 
     def _request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
         deadline = time.monotonic() + seconds
-        # Below a signal handler it may be this thread that holds the lock.
-        if not self._lock.acquire(timeout=seconds):
-            return None
-        try:
-            reply = self._exchange(request, deadline) or self._exchange(request, deadline)
-        finally:
-            self._lock.release()
+        reply = self._alone(lambda: self._exchange(request, deadline) or self._exchange(request, deadline))
         if isinstance(reply, protocol.Found | protocol.Flushed) and reply.warning:
             self._warn(reply.warning)
         return reply
@@ -219,6 +232,18 @@ class Client:
             self._disconnect()
             raise
 
+    def _alone(self, action: Callable[[], T]) -> T | None:
+        """Run what no other thread may do meanwhile; not at all in a signal handler that interrupted it."""
+        if self._holder == threading.get_ident():
+            return None
+        # Only `with` leaves no moment in which a signal handler that raises could keep the lock.
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                return action()
+            finally:
+                self._holder = None
+
     def _receive(self, length: int, deadline: float) -> bytes:
         assert self._connection is not None
         data = bytearray()
@@ -233,12 +258,12 @@ class Client:
     def _say(self, message: protocol.Request) -> None:
         """Tell the agent something; if it is not up yet, or busy with us, with the next message."""
         self._unsaid.append(protocol.frame(message))
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._connect():
-                    self._say_all()
-            finally:
-                self._lock.release()
+        if not self._lock.locked():
+            self._alone(self._say_unsaid)
+
+    def _say_unsaid(self) -> None:
+        if self._connect():
+            self._say_all()
 
     def _say_all(self) -> None:
         assert self._connection is not None
@@ -248,6 +273,10 @@ class Client:
             self._connection.sendall(b"".join(frames))
         except OSError:
             self._disconnect()
+        except BaseException:
+            # A signal handler of the job raised: half a message may be sent.
+            self._disconnect()
+            raise
 
     def _await_connection(self, deadline: float) -> socket.socket:
         while not self._connect():
@@ -317,6 +346,7 @@ class Client:
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
+        self._holder = None
         self._unsaid.clear()
         self._disconnect()
 

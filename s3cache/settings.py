@@ -100,14 +100,14 @@ def job_of(command: Sequence[str]) -> str:
 
 
 def _directory(value: str | None) -> Path:
-    if value:
-        try:
+    try:
+        if value:
             return Path(value).expanduser().absolute()
-        except RuntimeError as error:
-            raise SettingsError(f"S3CACHE_DIR must be a folder, not {value!r}: {error}") from error
-    import platformdirs
+        import platformdirs
 
-    return platformdirs.user_cache_path("s3cache")
+        return platformdirs.user_cache_path("s3cache")
+    except RuntimeError as error:
+        raise SettingsError(f"S3CACHE_DIR must be a folder, not {value or ''!r}: {error}") from error
 
 
 def _size(text: str) -> int:

@@ -403,6 +403,7 @@ async def test_a_damaged_manifest_is_skipped_by_readers_and_writers(bucket: Buck
     await bucket.new_machine().put("ns", "key", OTHER, variant="b")
     bucket.objects[SLOTS[0]] = damage(bucket.objects[SLOTS[0]])
     assert await variants(bucket.new_machine()) == [(1, OTHER)]
+    assert bucket.tier_of_last_machine().names() == SLOTS[1:2]
     assert await bucket.new_machine().put("ns", "key", SMALL, variant="a") == 2
     assert await variants(bucket.new_machine()) == [(1, OTHER), (2, SMALL)]
 

@@ -139,6 +139,16 @@ def test_a_relative_folder_is_one_of_the_present_directory(
     assert (found.directory, found.report) == (tmp_path / "cache", tmp_path / "report.json")
 
 
+def test_a_user_without_a_home_is_asked_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", fail)
+    with pytest.raises(SettingsError, match=r"^S3CACHE_DIR .*home directory"):
+        settings()
+    assert settings(S3CACHE_DIR="/cache").directory == Path("/cache")
+
+
 def test_a_tilde_is_the_home(home: Path) -> None:
     assert settings(S3CACHE_DIR="~/cache").directory == home / "cache"
 

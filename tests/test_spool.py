@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_made_raises_disk_tier_error(tmp_path: Path) -> 
 
 
 def test_processes_that_add_at_once_do_not_meet(folder: Path) -> None:
-    processes = [dying.start(writers.spool_one, folder, number) for number in range(4)]
+    processes = [dying.start(writers.spool_at_one_moment, folder, number) for number in range(4)]
     for process in processes:
         process.join()
     assert sorted(numbers_in(Spool(folder, 0))) == [0, 1, 2, 3]

@@ -3,6 +3,7 @@
 import itertools
 import random
 from pathlib import Path
+from unittest import mock
 
 from s3cache.digest import digest_of
 from s3cache.spool import Put, Spool
@@ -77,3 +78,9 @@ def spool_for_ever(folder: Path, first: int, log: Path) -> None:
 def spool_one(folder: Path, number: int) -> None:
     """Spool one result."""
     Spool(folder, 1 << 30).add(put_of(number))
+
+
+def spool_at_one_moment(folder: Path, number: int) -> None:
+    """Spool one result at the moment at which all others do."""
+    with mock.patch("time.time_ns", return_value=1):
+        spool_one(folder, number)

@@ -52,10 +52,13 @@ def _stored(cls: Any, args: Any, kwargs: Any, offered: set[bytes]) -> Iterator[t
         try:
             candidate = pickle.loads(content)  # noqa: S301
             candidate.guards_expr  # noqa: B018
-            cls._write_to_local_cache(key, content)
         except Exception as error:
             logger.warning("%s %s slot %d cannot be loaded: %r", namespace, key, entry.slot, error)
             continue
+        try:
+            cls._write_to_local_cache(key, content)
+        except OSError as error:
+            logger.warning("%s %s is used, but cannot be kept: %s", namespace, key, error)
         yield candidate, content, True
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import anyio
+import msgspec
 from anyio.abc import SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -101,6 +102,8 @@ class Agent:
                             await stream.send(protocol.frame(reply))
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             pass
+        except msgspec.DecodeError as error:
+            logger.warning("a process sent what is no message: %s", error)
         finally:
             self._leave()
             if run is not None:

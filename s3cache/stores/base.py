@@ -17,7 +17,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield, sorted, the names that begin with `prefix`."""
+        """Yield the names that begin with `prefix`; those of one folder come sorted."""
 
     @abstractmethod
     async def delete(self, name: str) -> None:

@@ -60,9 +60,8 @@ def test_single_values_carry_over_except_those_of_a_cluster(bucket: Bucket) -> N
 class Local:
     """Inductor's local cache, in memory."""
 
-    system = {"hash": "system"}
-
     def __init__(self) -> None:
+        self.system = {"hash": "system"}
         self.cache: dict[str, Any] = {}
 
     def get_local_cache_path(self) -> Path:

@@ -1,8 +1,10 @@
 """The agent comes when it is needed and goes when it is not."""
 
 import os
+import signal
 import time
 
+from tests.processes.conftest import NewMachine
 from tests.processes.machines import Bucket, Machine, children, ended, wait_for
 from tests.processes.stubs import failing
 
@@ -83,6 +85,39 @@ def test_cache_folder_may_be_named_from_anywhere(machine: Machine, bucket: Bucke
     assert job.status == 0
     machine.wait_until_idle()
     assert bucket.keys("fx-graph") == ["key"]
+
+
+def test_agent_that_did_not_answer_is_asked_again_later(new_machine: NewMachine) -> None:
+    recording, machine = new_machine(), new_machine()
+    recording.run('cache.put("fx-graph", "key", {"graph": b"result"})')
+    recording.wait_until_idle()
+    job = machine.start(
+        """
+        from s3cache import client
+        client.COOLDOWN_SECONDS = 0.2
+        cache.get("fx-graph", "absent")
+        say("ready")
+        sys.stdin.readline()
+        began = time.monotonic()
+        for number in range(20):
+            cache.get("fx-graph", f"absent-{number}")
+        say(time.monotonic() - began)
+        sys.stdin.readline()
+        say(cache.get("fx-graph", "key").members)
+        """,
+        S3CACHE_JOB="never-seen",
+    )
+    assert job.stdout
+    assert job.stdin
+    assert job.stdout.readline() == "ready\n"
+    agent = machine.wait_for_agent()
+    os.kill(agent, signal.SIGSTOP)
+    job.stdin.write("\n")
+    job.stdin.flush()
+    assert float(job.stdout.readline()) < 5
+    os.kill(agent, signal.SIGCONT)
+    time.sleep(1)
+    assert ended(job, says="\n").stdout == "{'graph': b'result'}\n"
 
 
 def test_path_of_the_cache_folder_may_be_long(machine: Machine, bucket: Bucket) -> None:

@@ -106,7 +106,7 @@ def test_parent_and_forked_children_all_go_on(machine: Machine, bucket: Bucket) 
         work("parent")
         say([os.waitpid(child, 0)[1] for child in children])
         """,
-        S3CACHE_JOB="never-seen",
+        S3CACHE_JOB="forking",
     )
     assert job[:3] == (0, "[0, 0, 0, 0]\n", "")
     machine.wait_until_idle()
@@ -156,7 +156,7 @@ def test_answer_to_an_interrupted_question_is_not_taken_for_another(machine: Mac
             assert cache.profile("fx-graph") == [], number
         say(interrupted > 0)
         """,
-        S3CACHE_JOB="never-seen",
+        S3CACHE_JOB="interrupted",
     )
     assert job[:3] == (0, "True\n", "")
 
