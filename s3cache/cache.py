@@ -254,6 +254,7 @@ class Cache:
 
     async def _through_tier(self, name: str, download: Callable[[], Awaitable[bytes]]) -> bytes:
         content = self._tier.read(name)
+        ledger.current().quarantined += self._tier.take_quarantined()
         if content is not None:
             return content
         while flight := self._flights.get(name):

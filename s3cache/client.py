@@ -7,21 +7,13 @@ is a file in the spool. Nothing here raises into the job.
 import atexit
 import functools
 import logging
-import math
 import os
-import socket
-import subprocess
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
-
-import msgspec
+from collections.abc import Iterator, Mapping
 
 from s3cache.agent import protocol
-from s3cache.agent.address import RUN_VARIABLE, agent_directory
+from s3cache.agent.address import agent_directory
+from s3cache.agent.connection import Connection
 from s3cache.digest import digest_of
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import read_entry, read_manifest
@@ -33,8 +25,6 @@ from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 PATIENCE_SECONDS = 3.5
 """How long a process waits in all for an agent or a bucket that gives it nothing."""
 COOLDOWN_SECONDS = 30.0
@@ -42,12 +32,8 @@ COOLDOWN_SECONDS = 30.0
 PROBE_SECONDS = 0.5
 """How long it is then given to answer."""
 MAX_SLOTS = 64
-_POLL_SECONDS = 0.005
-_STARTING_SECONDS = 3.0
-_SAY_SECONDS = 0.5
 _EXIT_SECONDS = 1.0
 _TELLING_SECONDS = 0.2
-_UNSAID_MESSAGES = 10_000
 
 machine = Machine()
 """The facts that requirements are held against; hooks add what they know."""
@@ -60,17 +46,11 @@ class Client:
         self.settings = settings
         self._tier = DiskTier(settings.directory / "tier", settings.disk_limit)
         self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
-        self._run = os.environ.setdefault(RUN_VARIABLE, os.urandom(8).hex())
-        self._lock = threading.Lock()
-        self._holder: int | None = None
-        self._connection: socket.socket | None = None
-        self._spawned_at = -_STARTING_SECONDS
+        self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS
         self._cooldown = COOLDOWN_SECONDS
         self._probe_at = 0.0
         self._warned = False
-        self._unsaid: deque[bytes] = deque(maxlen=_UNSAID_MESSAGES)
-        self._alive: tuple[int, int] | None = None
         self._pid = os.getpid()
         self._puts: set[tuple[str, ...]] = set()
 
@@ -92,10 +72,12 @@ class Client:
             entry = self._entry(manifest, slot) if machine.meets(manifest.requires) else None
             if entry is not None:
                 found = True
-                self._say(protocol.Hit(namespace, key, slot, time.perf_counter() - started))
+                self._agent.say(protocol.Hit(namespace, key, slot, time.perf_counter() - started))
+                self._say_quarantined()
                 yield entry
         if not found:
-            self._say(protocol.Miss(namespace))
+            self._agent.say(protocol.Miss(namespace))
+        self._say_quarantined()
 
     def get(self, namespace: str, key: str) -> Entry | None:
         """Return the first variant whose requirements this machine meets, or None."""
@@ -129,24 +111,24 @@ class Client:
                     requires=dict(requires or {}),
                     cost_seconds=cost_seconds,
                     job=self.settings.job,
-                    run=self._run,
+                    run=self._agent.run,
                 )
             )
         except S3CacheError as error:
             self._warn(f"a result was not kept: {error}")
             return
-        self._say(protocol.Spooled())
+        self._agent.say(protocol.Spooled())
         self.start()
         self.waited("spool", time.perf_counter() - started)
 
     def use(self, namespace: str, key: str) -> None:
         """Note that a result was used that PyTorch or Triton found by themselves."""
         if namespace not in self.settings.exclude:
-            self._say(protocol.Use(namespace, key))
+            self._agent.say(protocol.Use(namespace, key))
 
     def waited(self, what: str, seconds: float) -> None:
         """Note that the process spent time on something."""
-        self._say(protocol.Waited(what, seconds))
+        self._agent.say(protocol.Waited(what, seconds))
 
     def profile(self, namespace_prefix: str) -> list[tuple[str, str]]:
         """Return namespace and key of what this job's profile has in namespaces that begin so."""
@@ -156,21 +138,15 @@ class Client:
     def flush(self, seconds: float) -> protocol.Flushed | None:
         """Wait until all that was put is stored, at most `seconds`; None when no agent answers."""
         # An agent that is up and does not answer at once has kept the job waiting long enough.
-        starting = max(self._spawned_at + _STARTING_SECONDS - time.monotonic(), 0.0)
-        reply = self._request(protocol.Flush(0.0), starting + _EXIT_SECONDS)
+        reply = self._request(protocol.Flush(0.0), self._agent.starting_seconds + _EXIT_SECONDS)
         if reply is not None:
             reply = self._request(protocol.Flush(seconds), seconds + _EXIT_SECONDS)
         return reply if isinstance(reply, protocol.Flushed) else None
 
     def start(self) -> None:
         """Connect to the agent, or start one, without waiting for it."""
-        if not self._lock.locked():
-            self._alone(self._start)
-
-    def _start(self) -> None:
         try:
-            if not self._connect():
-                self._spawn()
+            self._agent.start()
         except (OSError, RuntimeError) as error:
             self._warn(f"the agent cannot be started: {error}")
 
@@ -210,159 +186,27 @@ class Client:
         self.waited("lookup", waited)
         return reply
 
+    def _say_quarantined(self) -> None:
+        if quarantined := self._tier.take_quarantined():
+            self._agent.say(protocol.Quarantined(quarantined))
+
     def _request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
-        deadline = time.monotonic() + seconds
-        reply = self._alone(lambda: self._exchange(request, deadline) or self._exchange(request, deadline))
+        reply = self._agent.request(request, seconds)
         if isinstance(reply, protocol.Found | protocol.Flushed) and reply.warning:
             self._warn(reply.warning)
         return reply
-
-    def _exchange(self, request: protocol.Request, deadline: float) -> protocol.Reply | None:
-        try:
-            connection = self._await_connection(deadline)
-            connection.settimeout(_left(deadline))
-            connection.sendall(protocol.frame(request))
-            (length,) = protocol.HEADER.unpack(self._receive(protocol.HEADER.size, deadline))
-            return protocol.decode_reply(self._receive(length, deadline))
-        except (OSError, RuntimeError, msgspec.DecodeError):
-            self._disconnect()
-            return None
-        except BaseException:
-            # A signal handler of the job raised: the answer that is under way is nobody's.
-            self._disconnect()
-            raise
-
-    def _alone(self, action: Callable[[], T]) -> T | None:
-        """Run what no other thread may do meanwhile; not at all in a signal handler that interrupted it."""
-        if self._holder == threading.get_ident():
-            return None
-        # Only `with` leaves no moment in which a signal handler that raises could keep the lock.
-        with self._lock:
-            self._holder = threading.get_ident()
-            try:
-                return action()
-            finally:
-                self._holder = None
-
-    def _receive(self, length: int, deadline: float) -> bytes:
-        assert self._connection is not None
-        data = bytearray()
-        while len(data) < length:
-            self._connection.settimeout(_left(deadline))
-            part = self._connection.recv(length - len(data))
-            if not part:
-                raise ConnectionResetError
-            data += part
-        return bytes(data)
-
-    def _say(self, message: protocol.Request) -> None:
-        """Tell the agent something; if it is not up yet, or busy with us, with the next message."""
-        self._unsaid.append(protocol.frame(message))
-        if not self._lock.locked():
-            self._alone(self._say_unsaid)
-
-    def _say_unsaid(self) -> None:
-        if self._connect():
-            self._say_all()
-
-    def _say_all(self) -> None:
-        assert self._connection is not None
-        frames = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
-        try:
-            self._connection.settimeout(_SAY_SECONDS)
-            self._connection.sendall(b"".join(frames))
-        except OSError:
-            self._disconnect()
-        except BaseException:
-            # A signal handler of the job raised: half a message may be sent.
-            self._disconnect()
-            raise
-
-    def _await_connection(self, deadline: float) -> socket.socket:
-        while not self._connect():
-            self._spawn()
-            time.sleep(min(_POLL_SECONDS, _left(deadline)))
-        if self._unsaid:
-            self._say_all()
-        if self._connection is None:
-            raise ConnectionResetError
-        return self._connection
-
-    def _connect(self) -> bool:
-        if self._connection is not None:
-            return True
-        try:
-            # The path of a Unix socket has 107 bytes at most; that of its folder may be longer.
-            folder = os.open(agent_directory(self.settings), os.O_PATH | os.O_DIRECTORY)
-        except OSError:
-            return False
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.settimeout(_SAY_SECONDS)
-            connection.connect(f"/proc/self/fd/{folder}/socket")
-            report = os.fspath(self.settings.report) if self.settings.report else None
-            connection.sendall(protocol.frame(protocol.Hello(self._run, self.settings.job, report)))
-        except OSError:
-            connection.close()
-            return False
-        finally:
-            os.close(folder)
-        self._connection = connection
-        self._spawned_at = -_STARTING_SECONDS
-        return True
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _spawn(self) -> None:
-        # It takes a moment to listen; a new one is worth a try when that moment is long over.
-        if time.monotonic() - self._spawned_at < _STARTING_SECONDS:
-            return
-        folder = agent_directory(self.settings)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._alive is None:
-            # Its end of this pipe closes when this process and all its forks are gone.
-            self._alive = os.pipe()
-        self._spawned_at = time.monotonic()
-        with (folder / "log").open("ab") as log:
-            # The shell leaves at once, so that the job has no child that it does not know of.
-            agent = [sys.executable, "-P", "-m", "s3cache.agent", str(folder), str(self._alive[0])]
-            subprocess.run(
-                ["/bin/sh", "-c", '"$@" &', "sh", *agent],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[self._alive[0]],
-                start_new_session=True,
-                check=False,
-            )
 
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
             logger.warning("s3cache: %s", text)
 
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()
-        self._holder = None
-        self._unsaid.clear()
-        self._disconnect()
-
     def _at_exit(self) -> None:
         # For the report, and for what the job is yet to be told.
         seconds = self._patience if self.settings.report else min(self._patience, _EXIT_SECONDS)
-        if os.getpid() == self._pid and seconds and (self._connection or self.settings.report):
-            self._spawned_at = math.inf  # What was spooled waits for the next start.
+        if os.getpid() == self._pid and seconds and (self._agent.is_open or self.settings.report):
+            self._agent.start_no_more()  # What was spooled waits for the next start.
             self._request(protocol.Flush(0.0), seconds)
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
 
 
 @functools.cache
@@ -383,6 +227,6 @@ def current() -> Client | None:
         # Children need not find that out, and say it, for themselves.
         os.environ["S3CACHE_MODE"] = Mode.OFF.value
         return None
-    os.register_at_fork(after_in_child=client._after_fork)
+    os.register_at_fork(after_in_child=client._agent.after_fork)
     atexit.register(client._at_exit)
     return client

@@ -52,7 +52,7 @@ class DiskTier(ObjectStore):
         self._usage = root / "usage"
         self._limit = limit
         self._counter = itertools.count()
-        self.quarantined = 0
+        self._quarantined = 0
         try:
             for folder in (self._objects, self._quarantine, self._incoming):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -127,6 +127,11 @@ class DiskTier(ObjectStore):
         """Remove an object; one that is absent is no error."""
         with self._changing() as used:
             used.bytes -= self._unlink(self._objects / name)
+
+    def take_quarantined(self) -> int:
+        """Return how many objects went into quarantine since this was last asked."""
+        quarantined, self._quarantined = self._quarantined, 0
+        return quarantined
 
     def names(self, prefix: str = "") -> list[str]:
         """Return, sorted, the names that begin with `prefix`."""
@@ -232,7 +237,7 @@ class DiskTier(ObjectStore):
 
     def _put_in_quarantine(self, name: str) -> None:
         logger.warning("%s does not match its digest; it is put in quarantine", name)
-        self.quarantined += 1
+        self._quarantined += 1
         with suppress(OSError, DiskTierError), self._changing() as used:
             path = self._objects / name
             path.rename(self._quarantine / f"{time.time_ns()}-{path.name}")

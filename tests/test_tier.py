@@ -47,7 +47,7 @@ def assert_all_read_right(root: Path, limit: int) -> None:
     tier = DiskTier(root, limit)
     for name in tier.names():
         assert tier.read(name) == content_of(name, size_of(name))
-    assert tier.quarantined == 0
+    assert tier.take_quarantined() == 0
 
 
 def assert_usage_is_right_after_a_change(root: Path, limit: int) -> None:
@@ -80,7 +80,7 @@ def test_a_flipped_byte_is_a_miss_and_goes_to_quarantine(root: Path, tier: DiskT
     damaged[position] ^= 1
     path.write_bytes(damaged)
     assert tier.read("blobs/ab/abc") is None
-    assert tier.quarantined == 1
+    assert tier.take_quarantined() == 1
     assert [kept.read_bytes() for kept in (root / "quarantine").iterdir()] == [damaged]
     assert tier.write("blobs/ab/abc", b"content")
     assert tier.read("blobs/ab/abc") == b"content"
@@ -122,7 +122,7 @@ def test_an_object_is_read_though_it_is_evicted_meanwhile(
 
     monkeypatch.setattr(tiers, "_read_rest", evict_then_read)
     assert tier.read("blobs/ab/old") == content
-    assert tier.quarantined == 0
+    assert tier.take_quarantined() == 0
 
 
 def test_names_are_sorted_and_begin_with_the_prefix(tier: DiskTier) -> None:

@@ -56,6 +56,12 @@ class Miss(msgspec.Struct, tag=True, frozen=True):
     namespace: str
 
 
+class Quarantined(msgspec.Struct, tag=True, frozen=True):
+    """Objects on disk did not match their digest."""
+
+    count: int
+
+
 class Waited(msgspec.Struct, tag=True, frozen=True):
     """The process waited."""
 
@@ -79,7 +85,7 @@ class Flush(msgspec.Struct, tag=True, frozen=True):
     seconds: float
 
 
-Request = Hello | Lookup | Hit | Use | Miss | Waited | Spooled | ProfileOf | Flush
+Request = Hello | Lookup | Hit | Use | Miss | Quarantined | Waited | Spooled | ProfileOf | Flush
 
 
 class Found(msgspec.Struct, tag=True, frozen=True):

@@ -174,6 +174,8 @@ class Agent:
                 run.profile.use(self._tier, namespace, key)
             case protocol.Miss(namespace):
                 run.ledger.namespaces[namespace].misses += 1
+            case protocol.Quarantined(count):
+                run.ledger.quarantined += count
             case protocol.Waited(what, seconds):
                 run.ledger.seconds[what] += seconds
             case protocol.Spooled():
