@@ -137,8 +137,11 @@ class Client:
 
     def flush(self, seconds: float) -> protocol.Flushed | None:
         """Wait until all that was put is stored, at most `seconds`; None when no agent answers."""
-        # An agent that is up and does not answer at once has kept the job waiting long enough.
-        reply = self._request(protocol.Flush(0.0), self._agent.starting_seconds + _EXIT_SECONDS)
+        # One that is not up by now, or does not answer at once, has kept the job waiting long enough.
+        starting = self._agent.starting_seconds
+        self.start()
+        answering = _EXIT_SECONDS if starting or self._agent.is_open else 0.0
+        reply = self._request(protocol.Flush(0.0), starting + answering)
         if reply is not None:
             reply = self._request(protocol.Flush(seconds), seconds + _EXIT_SECONDS)
         return reply if isinstance(reply, protocol.Flushed) else None

@@ -14,7 +14,9 @@ from tests.servers import Server, seaweedfs
 
 BUCKET = "processes"
 READER = ("s3cache-reader", "s3cache-reader-secret")
-PYTHONS = [sys.executable, *filter(None, os.environ.get("S3CACHE_TEST_PYTHONS", "").split(":"))]
+PYTHONS = dict.fromkeys(
+    [sys.executable, *filter(None, os.environ.get("S3CACHE_TEST_PYTHONS", "").split(":"))]
+)
 
 _numbers = count(1)
 

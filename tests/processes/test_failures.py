@@ -12,7 +12,7 @@ from filelock import FileLock
 from s3cache.agent.address import agent_directory
 from s3cache.settings import Settings
 from tests.processes.conftest import READER, NewMachine
-from tests.processes.machines import Bucket, Machine
+from tests.processes.machines import Bucket, Machine, ended
 from tests.processes.stubs import failing, refusing, silent
 
 EXTRA_SECONDS = 5.0
@@ -190,6 +190,17 @@ def test_launched_job_runs_to_its_end_and_is_told_once(
         assert advice in warning
         assert summary.startswith("s3cache: ")
         assert job.seconds - seconds_without_cache <= EXTRA_SECONDS
+
+
+def test_job_is_told_while_it_runs(machine: Machine) -> None:
+    job = machine.start(
+        'cache.get("fx-graph", "absent")\nsay("ready")\nsys.stdin.read()', AWS_ENDPOINT_URL_S3=refusing()
+    )
+    assert job.stdout
+    assert job.stderr
+    assert job.stdout.readline() == "ready\n"
+    assert "AWS_ENDPOINT_URL_S3" in job.stderr.readline()
+    assert ended(job)[:3] == (0, "", "")
 
 
 def test_many_processes_of_one_job_are_told_once(machine: Machine, seconds_without_cache: float) -> None:
