@@ -45,11 +45,10 @@ _REFUSAL_CODES = {
     "403",
     "AccessDenied",
     "AllAccessDisabled",
-    "ExpiredToken",
     "InvalidAccessKeyId",
-    "InvalidToken",
     "SignatureDoesNotMatch",
 }
+_EXPIRY_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
 _CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -169,6 +168,8 @@ class Bucket(ObjectStore):
             return BucketAbsent(f"{self.url}: there is no such bucket; create it or set S3CACHE_URL")
         if code in _REGION_CODES:
             return WrongRegion(f"{self.url}: the bucket lives in another region; set AWS_REGION")
+        if code in _EXPIRY_CODES:
+            return CredentialsAbsent(f"{self.url}: {code}; renew the credentials")
         if code in _REFUSAL_CODES:
             return Forbidden(f"{self.url}: {code}; check the credentials and the bucket's policy")
         return Unreachable(f"{self.url}: {error}")

@@ -10,7 +10,7 @@ S3CacheError
 └── StoreError               an object store did not do what was asked
     ├── ObjectAbsent         there is no object of that name
     ├── BucketAbsent         there is no such bucket
-    ├── CredentialsAbsent    no credentials were found
+    ├── CredentialsAbsent    no credentials were found, or they have expired
     ├── Forbidden            the credentials do not allow it
     ├── WrongRegion          the bucket lives in another region
     └── Unreachable          no answer: refused, timed out, or the breaker is open
@@ -58,7 +58,7 @@ class BucketAbsent(StoreError):
 
 
 class CredentialsAbsent(StoreError):
-    """Raised when no credentials were found."""
+    """Raised when no credentials were found, or they have expired."""
 
 
 class Forbidden(StoreError):

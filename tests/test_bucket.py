@@ -162,7 +162,7 @@ def _lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (refusal(403, "AccessDenied"), Forbidden, "AccessDenied; check the credentials"),
         (refusal(403, "SignatureDoesNotMatch"), Forbidden, "SignatureDoesNotMatch"),
         (refusal(403, "InvalidAccessKeyId"), Forbidden, "InvalidAccessKeyId"),
-        (refusal(400, "ExpiredToken"), Forbidden, "ExpiredToken"),
+        (refusal(400, "ExpiredToken"), CredentialsAbsent, "ExpiredToken; renew the credentials"),
         (Answer(403), Forbidden, "403"),
         (refusal(301, "PermanentRedirect", headers=REGION), WrongRegion, "set AWS_REGION"),
         (refusal(307, "TemporaryRedirect", headers=REGION), WrongRegion, "set AWS_REGION"),

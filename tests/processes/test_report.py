@@ -17,7 +17,7 @@ cache.put("autotune", "key", {"best": b"config"})
 """
 # What is asked for before the prefetch has brought it is fetched by itself, which costs a request more.
 READ = """
-time.sleep(1.5)
+time.sleep(1.2)
 for key in ("small", "big", "absent", "small"):
     cache.get("fx-graph", key)
 cache.get("autotune", "key")

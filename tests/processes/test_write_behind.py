@@ -178,7 +178,7 @@ def test_put_of_a_child_that_outlives_its_parent_arrives(machine: Machine, bucke
         """
         if not os.fork():
             os.close(1), os.close(2)
-            time.sleep(2)
+            time.sleep(1.2)
             cache.put("fx-graph", "child", {"graph": b"result"})
             os._exit(0)
         """
