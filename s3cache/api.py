@@ -7,10 +7,10 @@ from functools import partial
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from s3cache.cache import MAX_SLOTS, Cache
+from s3cache.cache import Cache
 from s3cache.local import read_entry, read_manifest
 from s3cache.machine import Machine
-from s3cache.manifest import Entry
+from s3cache.manifest import MAX_SLOTS, Entry
 from s3cache.settings import Mode, Settings
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
@@ -31,7 +31,7 @@ async def open(url: str | None = None) -> AsyncIterator[Cache]:
         objects: ObjectStore = BreakerStore(bucket)
         if settings.mode is not Mode.READ_WRITE:
             objects = ReadOnlyStore(objects)
-        yield Cache(objects, DiskTier(settings.directory / "tier", settings.disk_limit), Machine())
+        yield Cache(objects, DiskTier(settings.tier_directory, settings.disk_limit), Machine())
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def open_sync(url: str | None = None) -> Iterator["SyncCache"]:
     Raises SettingsError when a setting cannot be used, DiskTierError when the disk tier cannot.
     """
     settings = _settings(url)
-    tier = DiskTier(settings.directory / "tier", settings.disk_limit)
+    tier = DiskTier(settings.tier_directory, settings.disk_limit)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(open(url)) as cache:
         yield SyncCache(cache, portal, tier)
 

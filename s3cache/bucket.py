@@ -116,7 +116,7 @@ class Bucket(ObjectStore):
                 return False
             except _Conflict:
                 await anyio.sleep(_CONFLICT_SECONDS)
-        raise Unreachable(f"{self.url}: other writers kept {name} busy")
+        raise StoreError(f"{self.url}: other writers kept {name} busy")
 
     async def list(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names that begin with `prefix`; those of one folder come sorted."""

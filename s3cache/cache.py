@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_SLOTS = 64
 MEMBERS_AT_ONCE = 32
 
 
@@ -60,7 +59,7 @@ class Cache:
         Raises StoreError when the bucket is needed and cannot be asked, InvalidName for a bad name.
         """
         names.check_namespace(namespace)
-        for slot in range(MAX_SLOTS):
+        for slot in range(manifests.MAX_SLOTS):
             try:
                 manifest = await self.manifest(namespace, key, slot)
                 if self._machine.meets(manifest.requires):
@@ -184,7 +183,7 @@ class Cache:
         data = manifests.encode(manifest)
         pending = dict(frames)
         suspicious = False
-        for slot in range(MAX_SLOTS):
+        for slot in range(manifests.MAX_SLOTS):
             name = names.manifest_name(namespace, key, slot)
             # Blobs are worth a look first: someone may have stored the same result meanwhile.
             present = await self._present(namespace, key, slot) if frames or self._tier.has(name) else None
@@ -203,7 +202,7 @@ class Cache:
                 suspicious = True
             elif present and present.is_same_variant(manifest):
                 return slot
-        raise SlotsExhausted(f"{namespace} {key} has {MAX_SLOTS} variants already")
+        raise SlotsExhausted(f"{namespace} {key} has {manifests.MAX_SLOTS} variants already")
 
     async def _present(self, namespace: str, key: str, slot: int) -> Manifest | None:
         try:

@@ -18,7 +18,7 @@ from s3cache.digest import digest_of
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import read_entry, read_manifest
 from s3cache.machine import Machine
-from s3cache.manifest import Entry, Manifest
+from s3cache.manifest import MAX_SLOTS, Entry, Manifest
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
 from s3cache.tier import DiskTier
@@ -31,7 +31,6 @@ COOLDOWN_SECONDS = 30.0
 """How long an agent that used up the patience is not asked; twice as long each time."""
 PROBE_SECONDS = 0.5
 """How long it is then given to answer."""
-MAX_SLOTS = 64
 _EXIT_SECONDS = 1.0
 _TELLING_SECONDS = 0.2
 
@@ -44,7 +43,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._tier = DiskTier(settings.directory / "tier", settings.disk_limit)
+        self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
         self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS

@@ -9,6 +9,10 @@ from s3cache.digest import digest_of
 from s3cache.errors import Corrupt, InvalidName
 from s3cache.namespaces import Rule, rule_of
 
+MAX_SLOTS = 64
+"""How many variants a key may have."""
+INLINE_CONTENT_BYTES = 64 << 20
+"""What an inline member may grow to."""
 INLINE_BYTES = 64 << 10
 """Members that compress to no more than this together lie in the manifest: one request, not two."""
 
@@ -66,6 +70,8 @@ def decode(data: bytes) -> Manifest:
         for member in manifest.members:
             names.check_member(member.name)
             names.check_digest(member.digest)
+            if member.inline is not None and member.size > INLINE_CONTENT_BYTES:
+                raise Corrupt(f"inline member {member.name} states {member.size} bytes")
     except InvalidName as error:
         raise Corrupt(str(error)) from error
     return manifest
@@ -89,7 +95,8 @@ def build(
     names.check_namespace(namespace)
     digests = {names.check_member(name): digest_of(content) for name, content in members.items()}
     frames = {digests[name]: frame.compress(content) for name, content in members.items()}
-    inline = sum(map(len, frames.values())) <= INLINE_BYTES
+    sizes = map(len, members.values())
+    inline = sum(map(len, frames.values())) <= INLINE_BYTES and sum(sizes) <= INLINE_CONTENT_BYTES
     if not variant and rule_of(namespace) is not Rule.FIRST:
         variant = digest_of("\n".join(f"{name} {digests[name]}" for name in sorted(digests)).encode())
     manifest = Manifest(

@@ -19,11 +19,11 @@ AT_ONCE = 32
 
 
 async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> list[Reference]:
-    """Return what the profile's segments name, in the order of use.
+    """Return what the profile's segments name, the newest first.
 
     Raises StoreError when the bucket cannot be read; a segment that cannot be used is skipped.
     """
-    found = [name async for name in objects.list(prefix)]
+    found = [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
     segments: dict[str, Segment] = {}
 
     async def read(name: str) -> None:
@@ -35,7 +35,7 @@ async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> list[
     async with anyio.create_task_group() as group:
         for name in found[-SEGMENTS:]:
             group.start_soon(read, name)
-    return profile.merge(segments[name] for name in sorted(segments))
+    return profile.merge(segments[name] for name in sorted(segments, reverse=True))
 
 
 async def bring(cache: Cache, references: list[Reference], exclude: Collection[str]) -> int:

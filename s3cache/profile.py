@@ -1,6 +1,7 @@
 """Profiles: what a job used on its last starts, in order. Pure."""
 
 import os
+import re
 import time
 from collections.abc import Iterable
 
@@ -35,6 +36,7 @@ class Segment(msgspec.Struct, frozen=True):
     writer: dict[str, str] = {}
 
 
+_SEGMENT = re.compile(r"[0-9]{13}-[0-9a-f]{8}\Z")
 _decoder = msgspec.msgpack.Decoder(Segment)
 
 
@@ -58,6 +60,11 @@ def new_segment_name(job: str, platform: str) -> str:
     """Return a name for a new segment; names sort by the time they were made at."""
     stamp = f"{time.time_ns() // 1_000_000:013d}-{os.urandom(4).hex()}"
     return f"{names.profile_prefix(job, platform)}{stamp}"
+
+
+def is_segment_name(name: str, prefix: str) -> bool:
+    """Return whether `name` is one that `new_segment_name` makes under `prefix`."""
+    return name.startswith(prefix) and bool(_SEGMENT.match(name[len(prefix) :]))
 
 
 def merge(segments: Iterable[Segment]) -> list[Reference]:

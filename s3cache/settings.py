@@ -69,6 +69,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def tier_directory(self) -> Path:
+        """The folder of the disk tier for this URL: what one bucket says is not taken for another's."""
+        return self.directory / "tier" / digest_of(self.url.encode())[:16]
+
+    @property
     def spool_directory(self) -> Path:
         """The folder that holds what is yet to be uploaded to this URL."""
         return self.directory / "spool" / digest_of(self.url.encode())[:16]

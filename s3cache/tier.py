@@ -35,6 +35,7 @@ _EVICT_TO = 0.95
 _QUARANTINE_FILES = 16
 _LOCK_SECONDS = 5.0
 _LOCK_POLL_SECONDS = 0.002
+_NO_FLOOR = "too little space would stay free beside"
 _USAGE = struct.Struct("<Q?")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -90,16 +91,19 @@ class DiskTier(ObjectStore):
 
     def has(self, name: str) -> bool:
         """Return whether there is an object of that name, unread."""
-        return (self._objects / name).exists()
+        try:
+            return (self._objects / name).exists()
+        except OSError:
+            return False
 
     def write(self, name: str, content: bytes) -> bool:
         """Add an object; return False when there is one already.
 
         Raises DiskFull when there is no room, DiskTierError when the folder cannot be written.
         """
-        target = self._objects / name
-        if target.exists():
+        if self.has(name):
             return False
+        target = self._objects / name
         size = DIGEST_BYTES + len(content)
         digest = blake3(content).digest()
         incoming = self._incoming / f"{os.getpid()}-{next(self._counter)}-{time.time_ns()}"
@@ -173,8 +177,10 @@ class DiskTier(ObjectStore):
             with FileLock(self._lock_file, timeout=_LOCK_SECONDS, poll_interval=_LOCK_POLL_SECONDS):
                 used = self._read_usage()
                 self._write_usage(0, trusted=False)
-                yield used
-                self._write_usage(max(used.bytes, 0), trusted=True)
+                try:
+                    yield used
+                finally:
+                    self._write_usage(max(used.bytes, 0), trusted=True)
         except Timeout as error:
             raise DiskTierError(f"the lock of {self._objects} was not free in {_LOCK_SECONDS} s") from error
 
@@ -206,6 +212,9 @@ class DiskTier(ObjectStore):
         missing = self._missing(used, size)
         if missing <= 0:
             return
+        if missing > used.bytes:
+            # Nothing that lies here would make the room.
+            raise DiskFull(f"{_NO_FLOOR} {self._objects}; make room or set S3CACHE_DIR")
         target = max(missing, int(used.bytes + size - self._limit * _EVICT_TO))
         by_use = sorted(_files(self._objects), key=lambda item: item[1].st_mtime_ns)
         for path, _ in itertools.chain(_files(self._quarantine), by_use):
@@ -215,9 +224,7 @@ class DiskTier(ObjectStore):
             if target <= 0:
                 break
         if self._missing(used, size) > 0:
-            raise DiskFull(
-                f"too little space would stay free beside {self._objects}; make room or set S3CACHE_DIR"
-            )
+            raise DiskFull(f"{_NO_FLOOR} {self._objects}; make room or set S3CACHE_DIR")
 
     def _missing(self, used: "_Used", size: int) -> int:
         disk = shutil.disk_usage(self._objects)

@@ -38,7 +38,7 @@ async def _warm(settings: Settings) -> Warmed:
     started = time.monotonic()
     counts = Ledger()
     ledger.charge(counts)
-    tier = DiskTier(settings.directory / "tier", settings.disk_limit)
+    tier = DiskTier(settings.tier_directory, settings.disk_limit)
     async with Bucket(settings.url) as bucket:
         cache = Cache(bucket, tier, Machine())
         references = await read_profile(cache, bucket, profile_prefix(settings.job, platform_tag()))

@@ -215,7 +215,7 @@ async def test_an_object_that_is_there_is_not_created(stub: Stub, bucket: Bucket
 
 async def test_a_conflict_is_tried_again_then_given_up(stub: Stub, bucket: Bucket) -> None:
     stub.answer = refusal(409, "ConditionalRequestConflict")
-    with pytest.raises(Unreachable, match="other writers"):
+    with pytest.raises(StoreError, match="other writers"):
         await bucket.create("blobs/ab/abc", b"")
     assert len(stub.requests) == buckets.ATTEMPTS
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from s3cache import cache as caches
 from s3cache import ledger, manifest, names, profile
 from s3cache.cache import Cache
 from s3cache.digest import digest_of
@@ -358,7 +357,7 @@ async def test_machines_that_put_at_once_find_a_slot_each(bucket: Bucket) -> Non
 async def test_a_key_has_so_many_variants_and_no_more(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caches, "MAX_SLOTS", 3)
+    monkeypatch.setattr(manifest, "MAX_SLOTS", 3)
     for number in range(3):
         await bucket.new_machine().put("ns", "key", SMALL, variant=str(number))
     with pytest.raises(SlotsExhausted):

@@ -99,3 +99,18 @@ def test_there_is_room_for_a_signature() -> None:
     signed = sealed.replace(b"\xa9signature\xc4\x00", b"\xa9signature\xc4\x02ok")
     assert signed != sealed
     assert profile.decode(frame.compress(signed)) == Segment([])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "profiles/job/linux-x86_64/../../../../../pwned",
+        "profiles/job/linux-x86_64/1795446925852-e0b5ac09/more",
+        "profiles/job/linux-x86_64/" + "1" * 300,
+        "profiles/other/linux-x86_64/1795446925852-e0b5ac09",
+    ],
+)
+def test_what_else_lies_among_the_segments_is_no_segment(name: str) -> None:
+    prefix = "profiles/job/linux-x86_64/"
+    assert profile.is_segment_name(profile.new_segment_name("job", "linux-x86_64"), prefix)
+    assert not profile.is_segment_name(name, prefix)

@@ -267,6 +267,24 @@ def test_a_disk_filled_by_others_raises_disk_full(root: Path, fill_disk: Callabl
     assert tier.write("blobs/a", b"x")
 
 
+def test_a_disk_filled_by_others_evicts_nothing_when_that_would_not_help(
+    root: Path, fill_disk: Callable[[int], None]
+) -> None:
+    tier = DiskTier(root, 150_000)
+    tier.write("blobs/a", b"content")
+    fill_disk(199_000)
+    with pytest.raises(DiskFull):
+        tier.write("blobs/b", b"x")
+    assert tier.names() == ["blobs/a"]
+
+
+def test_a_name_that_no_file_can_have_is_absent_and_cannot_be_written(tier: DiskTier) -> None:
+    name = "blobs/" + "a" * 300
+    assert not tier.has(name)
+    with pytest.raises(DiskTierError):
+        tier.write(name, b"content")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_no_space_left_raises_disk_full_and_leaves_nothing(
     root: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch, number: int

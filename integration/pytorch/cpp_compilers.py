@@ -25,7 +25,9 @@ def _remembered(function: str) -> Wrapper:
         answer = known.get(question) if known else None
         if answer is None:
             answer = wrapped(*args, **kwargs)
-            if known and answer != "":
+            # A compiler that PyTorch installed into a folder of this machine is not on others.
+            is_local = isinstance(answer, str) and answer.startswith("/") and answer not in question
+            if known and answer != "" and not is_local:
                 known.add(question, answer)
         return answer
 

@@ -4,6 +4,8 @@ Inductor writes a library's source to a file that is named by the source and the
 line, and looks for the library beside it. So that is where a stored one is put.
 """
 
+import ctypes
+import logging
 import os
 import stat
 import sys
@@ -21,6 +23,8 @@ from s3cache.integration.hooks import guarded, require, wrap
 from s3cache.integration.pytorch.requirements import build
 from s3cache.integration.pytorch.switch import active_client
 from s3cache.machine import cpu_flags, glibc
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = "cpp-library"
 MEMBER = "library.so"
@@ -43,7 +47,7 @@ def install(module: ModuleType) -> None:
 def _write(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     key, path = wrapped(*args, **kwargs)
     if path.endswith(_SOURCE):
-        _restore(path, *_source(*args, **kwargs))
+        _restore(path, args, kwargs)
     return key, path
 
 
@@ -52,13 +56,14 @@ def _source(content: str | bytes, extension: str, extra: str = "", **_: Any) -> 
 
 
 @guarded
-def _restore(source_path: str, code: str, command: str) -> None:
+def _restore(source_path: str, args: Any, kwargs: Any) -> None:
     """Put the library beside its source, if the cache has it, or note that it will be compiled."""
     library = Path(source_path.removesuffix(".cpp") + ".so")
     _being_loaded.present = library.exists()
     cache = active_client()
     if cache is None:
         return
+    code, command = _source(*args, **kwargs)
     key = library_key(code, command)
     if _being_loaded.present:
         cache.use(NAMESPACE, key)
@@ -66,12 +71,24 @@ def _restore(source_path: str, code: str, command: str) -> None:
     entry = cache.get(NAMESPACE, key)
     if entry is not None:
         _place(library, entry.members[MEMBER])
-        _being_loaded.present = True
-        return
+        if _loads(library):
+            _being_loaded.present = True
+            return
     requires = {"glibc": glibc()}
     if any(flag in command for flag in _NATIVE):
         requires["cpu_flags"] = cpu_flags()
     _compiled_here[str(library)] = key, requires
+
+
+def _loads(library: Path) -> bool:
+    """Return whether a library loads here; one that does not, as for want of a newer libstdc++, goes."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        logger.warning("%s is compiled again, since a stored one does not load: %s", library.name, error)
+        library.unlink()
+        return False
+    return True
 
 
 def library_key(code: str, command: str) -> str:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from s3cache.agent import protocol
 from s3cache.digest import digest_of
 from s3cache.settings import Settings
 
@@ -19,6 +20,8 @@ RUN_VARIABLE = "_S3CACHE_RUN"
 def agent_directory(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:
     """Return the folder of the agent that serves this URL with these credentials and modes."""
     environ = os.environ if environ is None else environ
-    identity = [settings.url, settings.mode.value, str(settings.disk_limit)]
+    # The folder may be shared by several machines.
+    identity = [protocol.VERSION, os.uname().nodename, str(os.getuid())]
+    identity += [settings.url, settings.mode.value, str(settings.disk_limit), *sorted(settings.exclude)]
     identity += [f"{name}={environ[name]}" for name in sorted(environ) if name.startswith("AWS_")]
     return settings.directory / "agents" / digest_of("\0".join(identity).encode())[:16]

@@ -96,7 +96,7 @@ class Connection:
         try:
             connection = self._await_connection(deadline)
             connection.settimeout(_left(deadline))
-            connection.sendall(protocol.frame(request))
+            connection.sendall(protocol.frame(request), socket.MSG_NOSIGNAL)
             (length,) = protocol.HEADER.unpack(self._receive(protocol.HEADER.size, deadline))
             return protocol.decode_reply(self._receive(length, deadline))
         except (OSError, RuntimeError, msgspec.DecodeError):
@@ -139,7 +139,7 @@ class Connection:
         frames = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
         try:
             self._connection.settimeout(_SAY_SECONDS)
-            self._connection.sendall(b"".join(frames))
+            self._connection.sendall(b"".join(frames), socket.MSG_NOSIGNAL)
         except OSError:
             self._disconnect()
         except BaseException:
@@ -170,7 +170,9 @@ class Connection:
             connection.settimeout(_SAY_SECONDS)
             connection.connect(f"/proc/self/fd/{folder}/socket")
             report = os.fspath(self._settings.report) if self._settings.report else None
-            connection.sendall(protocol.frame(protocol.Hello(self._run, self._settings.job, report)))
+            connection.sendall(
+                protocol.frame(protocol.Hello(self._run, self._settings.job, report)), socket.MSG_NOSIGNAL
+            )
         except OSError:
             connection.close()
             return False

@@ -19,6 +19,8 @@ class JobProfile:
         self._known: set[str] = set()
         self._new: dict[str, tuple[str, str, int]] = {}
         self.references: list[Reference] = []
+        self.is_asked_for = False
+        """Whether reading it has begun."""
         self.read = anyio.Event()
         """Set when the profile was read, or could not be."""
 

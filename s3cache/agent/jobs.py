@@ -29,6 +29,8 @@ class Run:
         self.ledger = Ledger()
         self.started = time.monotonic()
         self.report: Path | None = None
+        self.has_spoken = False
+        """Whether one of its processes ever connected."""
         self._untold: str | None = None
 
     def warn(self, error: S3CacheError) -> None:
@@ -64,17 +66,17 @@ class Run:
 
 
 class Jobs:
-    """Every run this agent has seen, by its id, and every profile, by its job."""
+    """Every run this agent has seen, by its id and job, and every profile, by its job."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[tuple[str, str], Run] = {}
         self.profiles: dict[str, JobProfile] = {}
 
     def run(self, hello: Hello) -> Run:
         """Return the run that a process belongs to."""
-        run = self.runs.get(hello.run)
+        run = self.runs.get((hello.run, hello.job))
         if run is None:
-            run = self.runs[hello.run] = Run(self.profile(hello.job))
+            run = self.runs[hello.run, hello.job] = Run(self.profile(hello.job))
         if hello.report:
             run.report = Path(hello.report)
         return run

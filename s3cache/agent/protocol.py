@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+VERSION = "1"
 HEADER = struct.Struct("<I")
 
 Status = Literal["ready", "unusable", "absent", "unavailable"]

@@ -31,6 +31,8 @@ LINGER_SECONDS = 0.5
 """How long the agent stays when no job is left, since the next one may be about to start."""
 TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
+PROFILE_SECONDS = 3.0
+"""How long an answer may wait for a profile that is still being read."""
 GIVE_UP_SECONDS = 60.0
 """How long it does so when no job is left; the rest waits for the next start on this machine."""
 _SLOW = "{}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
@@ -61,7 +63,9 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
             await agent.until_idle()
             group.cancel_scope.cancel()
     for run in agent.jobs.runs.values():
-        run.write_report()
+        # What nobody told this agent, another one was told, and has written.
+        if run.has_spoken:
+            run.write_report()
 
 
 class Agent:
@@ -70,7 +74,7 @@ class Agent:
     def __init__(self, settings: Settings, bucket: ObjectStore, group: TaskGroup) -> None:
         self._settings = settings
         self._group = group
-        self._tier = DiskTier(settings.directory / "tier", settings.disk_limit)
+        self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
         self._objects = BreakerStore(bucket)
         writer = {"package": versions().get("torch-s3cache", "")}
         self._cache = Cache(self._objects, self._tier, Machine(), writer)
@@ -96,13 +100,14 @@ class Agent:
                     request = await _receive(received)
                     if isinstance(request, protocol.Hello):
                         run = await self.welcome(request)
+                        run.has_spoken = True
                     elif run is not None:
                         reply = await self._answer(request, run)
                         if reply is not None:
                             await stream.send(protocol.frame(reply))
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             pass
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             logger.warning("a process sent what is no message: %s", error)
         finally:
             self._leave()
@@ -111,10 +116,10 @@ class Agent:
 
     async def welcome(self, hello: protocol.Hello) -> Run:
         """Return the run of a process, and begin to prefetch if its job is new."""
-        is_new = hello.job not in self.jobs.profiles
         run = self.jobs.run(hello)
         ledger.charge(run.ledger)
-        if is_new:
+        if not run.profile.is_asked_for:
+            run.profile.is_asked_for = True
             await self._starting.send(run)
         return run
 
@@ -182,7 +187,8 @@ class Agent:
                 if self.uploader:
                     self.uploader.wake()
             case protocol.ProfileOf(prefix):
-                await run.profile.read.wait()
+                with anyio.move_on_after(PROFILE_SECONDS):
+                    await run.profile.read.wait()
                 references = run.profile.references
                 keys = [(r.namespace, r.key) for r in references if r.namespace.startswith(prefix)]
                 return protocol.Profile(keys)

@@ -92,7 +92,7 @@ class Uploader:
         put = self._spool.load(path)
         if put is None:
             return
-        run = self._jobs.runs.get(put.run)
+        run = self._jobs.runs.get((put.run, put.job))
         ledger.charge(run.ledger if run else Ledger())
         try:
             slot = await self._cache.put(
@@ -104,8 +104,10 @@ class Uploader:
                 cost_seconds=put.cost_seconds,
             )
         except Forbidden as error:
-            if run:
-                run.warn(error)
+            if run is None:
+                # These credentials are not those of the job that made it.
+                return
+            run.warn(error)
             logger.warning("a result is dropped: %s", error)
         except StoreError as error:
             # It stays in the spool: the bucket may come back, or the next start finds it.

@@ -82,8 +82,9 @@ class Machine:
 
     @property
     def tier(self) -> Path:
-        """The objects of the disk tier."""
-        return self.folder / "cache" / "tier" / "objects"
+        """The objects of the disk tier, which is one for each URL."""
+        (tier,) = (self.folder / "cache" / "tier").iterdir()
+        return tier / "objects"
 
     def start(
         self,

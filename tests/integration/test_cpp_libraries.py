@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from s3cache.integration.pytorch import cpp_libraries
 from tests.integration.starts import Fleet, Machine, Start
 
 FROZEN = """
@@ -115,3 +116,13 @@ def _libraries(machine: Machine) -> set[str]:
     names = {path.name for path in machine.inductor.rglob("*.main.so")}
     assert names
     return names
+
+
+def test_a_stored_library_that_does_not_load_here_is_gone_and_compiled_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = tmp_path / "kernel.so"
+    library.write_bytes(b"for another libstdc++")
+    assert not cpp_libraries._loads(library)
+    assert not library.exists()
+    assert "compiled again" in caplog.text

@@ -127,3 +127,49 @@ def test_path_of_the_cache_folder_may_be_long(machine: Machine, bucket: Bucket) 
     assert job.status == 0
     machine.wait_until_idle()
     assert bucket.keys("fx-graph") == ["key"]
+
+
+def test_a_job_whose_results_were_uploaded_before_it_started_is_prefetched(
+    new_machine: NewMachine, bucket: Bucket
+) -> None:
+    put = 'cache.put("fx-graph", "key", {"graph": b"result"})'
+    recording = new_machine()
+    recording.run(put, S3CACHE_JOB="eval")
+    recording.wait_until_idle()
+    machine = new_machine()
+    # What this one could not upload is of the same job, and is uploaded by the agent of another.
+    machine.run(
+        'cache.put("fx-graph", "late", {"graph": b"result"})',
+        S3CACHE_JOB="eval",
+        AWS_ENDPOINT_URL_S3="http://127.0.0.1:1",
+    )
+    train = machine.start('say("up")\nsys.stdin.read()', S3CACHE_JOB="train")
+    assert train.stdout
+    assert train.stdout.readline() == "up\n"
+    wait_for(lambda: not machine.spooled(), "the spool to be empty")
+    asked = machine.run('say(cache.profile("fx-graph"))', S3CACHE_JOB="eval")
+    assert "'key'" in asked.stdout
+    assert asked.seconds < 3
+    train.communicate(timeout=30)
+    machine.wait_until_idle()
+
+
+def test_a_job_that_dies_of_sigpipe_does_not_when_its_agent_is_gone(machine: Machine) -> None:
+    job = machine.start(
+        """
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        cache.put("fx-graph", "key", {"graph": b"result"})
+        cache.flush(5)
+        say("up")
+        sys.stdin.readline()
+        for _ in range(3):
+            cache.waited("something", 0.1)
+            time.sleep(0.1)
+        """
+    )
+    assert job.stdout
+    assert job.stdin
+    assert job.stdout.readline() == "up\n"
+    for agent in machine.agents():
+        os.kill(agent, signal.SIGKILL)
+    assert ended(job, "\n").status == 0

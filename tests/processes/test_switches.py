@@ -66,3 +66,10 @@ def test_excluded_namespace_is_neither_written_nor_read(new_machine: NewMachine,
     machine.wait_until_idle()
     assert not list(machine.cache.glob("tier/objects/manifests/fx-graph/*/*"))
     assert not list(machine.cache.glob("tier/objects/blobs/*/*"))
+
+
+def test_results_of_one_url_are_not_taken_for_those_of_another(machine: Machine, bucket: Bucket) -> None:
+    machine.run(PUT)
+    machine.wait_until_idle()
+    assert machine.run(GET).stdout == FOUND
+    assert machine.run(GET, S3CACHE_URL=bucket.url + "/other").stdout == "None\n"
