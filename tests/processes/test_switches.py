@@ -64,8 +64,8 @@ def test_excluded_namespace_is_neither_written_nor_read(new_machine: NewMachine,
     job = machine.run(GET, S3CACHE_EXCLUDE="fx-graph")
     assert job[:3] == (0, "None\n", "")
     machine.wait_until_idle()
-    assert not list(machine.cache.glob("tier/objects/manifests/fx-graph/*/*"))
-    assert not list(machine.cache.glob("tier/objects/blobs/*/*"))
+    assert not list(machine.cache.glob("tier/*/objects/manifests/fx-graph/*/*"))
+    assert not list(machine.cache.glob("tier/*/objects/blobs/*/*"))
 
 
 def test_results_of_one_url_are_not_taken_for_those_of_another(machine: Machine, bucket: Bucket) -> None:
