@@ -231,8 +231,10 @@ def children(parent: int) -> list[int]:
 
 
 def _has_ended(pid: int) -> bool:
+    process = Path(f"/proc/{pid}")
     try:
-        return _status(Path(f"/proc/{pid}"))[0] in "XZ"
+        # Its sockets are open until the last of its threads is gone.
+        return _status(process)[0] in "XZ" and len(list((process / "task").iterdir())) <= 1
     except OSError:
         return True
 
