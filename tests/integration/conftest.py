@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
+import torch
 
 from benchmarks.compilers import write_shims
 from tests.conftest import BUCKET
@@ -14,6 +15,15 @@ from tests.servers import Server
 
 NewBucket = Callable[[], Bucket]
 NewFleet = Callable[[], Fleet]
+
+
+_GPUS = {"gpu": 1, "two_gpus": 2}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, number in _GPUS.items():
+        if item.get_closest_marker(marker) and torch.cuda.device_count() < number:
+            pytest.skip(f"needs a machine with {number} GPU{'s' * (number > 1)}")
 
 
 @pytest.fixture(scope="session")

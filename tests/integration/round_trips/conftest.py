@@ -1,0 +1,49 @@
+"""Round trips: machine A records a script, machine B starts it with nothing but the bucket."""
+
+from functools import cache
+from textwrap import dedent
+from typing import Protocol
+
+import pytest
+
+from s3cache.digest import digest_of
+from tests.integration.round_trips.trips import DEVICES, STEPS, Caches, Device, RoundTrip
+from tests.integration.starts import Fleet
+
+
+class MakeRoundTrip(Protocol):
+    """Record a script on machine A and start it on machine B; once for each way to run it."""
+
+    def __call__(
+        self, script: str, caches: Caches = Caches.LOCAL, device: Device = Device.CPU
+    ) -> RoundTrip: ...
+
+
+@pytest.fixture(params=Caches, ids=lambda caches: caches.name.lower())
+def caches(request: pytest.FixtureRequest) -> Caches:
+    """Which of PyTorch's caches the user turned on: the local ones, or the remote ones as well."""
+    found: Caches = request.param
+    return found
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Device:
+    """Where the script computes."""
+    found: Device = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def round_trip(fleet: Fleet) -> MakeRoundTrip:
+    """Make round trips. A may share a TMPDIR with other machines that record; B shares nothing."""
+
+    @cache
+    def make(script: str, caches: Caches = Caches.LOCAL, device: Device = Device.CPU) -> RoundTrip:
+        # Scripts, and the ways to run one, do not find each other's graphs; they find its libraries.
+        tag = {"TORCH_COMPILE_CACHE_KEY_TAG": f"{digest_of(script.encode())[:16]}-{caches.name}"}
+        variables = tag | caches.variables | {"DEVICE": device.value}
+        text = dedent(STEPS) + dedent(script)
+        a, b = fleet.recorder(), fleet.fresh()
+        return RoundTrip(a.start(text, **variables), b.start(text, **variables), a, b)
+
+    return make

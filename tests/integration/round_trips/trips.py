@@ -1,0 +1,110 @@
+"""What a script does in steps, each counted for itself, and what two machines came to with it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from tests.integration.starts import Machine, Start
+
+STEPS = """
+    from contextlib import contextmanager
+
+    import torch
+    from torch import nn
+    from torch._dynamo.utils import counters
+
+    DEVICE = os.environ["DEVICE"]
+    steps = {}
+
+    @contextmanager
+    def step(name, *patches):
+        torch._dynamo.reset()
+        counters.clear()
+        torch.manual_seed(0)
+        computed = []
+        for patch in patches:
+            patch.__enter__()
+        try:
+            yield computed.append
+        finally:
+            for patch in reversed(patches):
+                patch.__exit__(None, None, None)
+        steps[name] = {
+            "computed": [value.double().sum().item().hex() for value in computed],
+            **{kind: counters[kind] for kind in ("inductor", "aot_autograd", "dynamo_cache", "frames")},
+        }
+"""
+"""Begins every script: `with step(name, patches) as computed` counts what PyTorch does in it."""
+
+
+class Caches(Enum):
+    """Which of PyTorch's caches the user turned on."""
+
+    LOCAL = ()
+    REMOTE = (
+        "TORCHINDUCTOR_FX_GRAPH_REMOTE_CACHE",
+        "TORCHINDUCTOR_AUTOGRAD_REMOTE_CACHE",
+        "TORCHINDUCTOR_AUTOTUNE_REMOTE_CACHE",
+        "TORCH_DYNAMO_AUTOMATIC_DYNAMIC_REMOTE_PGO",
+    )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return dict.fromkeys(self.value, "1")
+
+
+class Device(Enum):
+    """Where a script computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+DEVICES = [
+    pytest.param(Device.CPU, id="cpu"),
+    pytest.param(Device.CUDA, id="cuda", marks=pytest.mark.gpu),
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What PyTorch counted in one step, and what it computed."""
+
+    computed: list[str]
+    inductor: Counter[str]
+    aot_autograd: Counter[str]
+    dynamo_cache: Counter[str]
+    frames: Counter[str]
+
+    @property
+    def hits(self) -> int:
+        return self.inductor["fxgraph_cache_hit"]
+
+    @property
+    def misses(self) -> int:
+        return self.inductor["fxgraph_cache_miss"]
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """The start on machine A, which recorded, and that on machine B, which had only the bucket."""
+
+    recorded: Start
+    restored: Start
+    a: Machine
+    b: Machine
+
+    def on_a(self, step: str) -> Step:
+        return _step(self.recorded, step)
+
+    def on_b(self, step: str) -> Step:
+        return _step(self.restored, step)
+
+
+def _step(start: Start, name: str) -> Step:
+    facts: dict[str, Any] = dict(start.facts["steps"][name])
+    computed = facts.pop("computed")
+    return Step(computed, **{kind: Counter(counts) for kind, counts in facts.items()})
