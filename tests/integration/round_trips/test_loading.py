@@ -28,7 +28,8 @@ FUNCTIONS = """
     for number, (dtype, shape, bundle, launcher, grad) in enumerate(cells, 2):
         if launchers[launcher] and not bundles[bundle]:
             continue
-        options = {"bundle_triton_into_fx_graph_cache": bundles[bundle], STATIC_LAUNCHER: launchers[launcher]}
+        bundled = {"bundle_triton_into_fx_graph_cache": bundles[bundle]}
+        options = bundled | {STATIC_LAUNCHER: launchers[launcher]}
 
         def fn(x, y, number=number):
             return x * number + (y @ y).view(25)
