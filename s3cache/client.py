@@ -52,6 +52,7 @@ class Client:
         self._warned = False
         self._pid = os.getpid()
         self._puts: set[tuple[str, ...]] = set()
+        self._hits: set[tuple[str, str, int]] = set()
 
     def variants(self, namespace: str, key: str) -> Iterator[Entry]:
         """Yield every stored variant whose requirements this machine meets, in slot order."""
@@ -71,7 +72,10 @@ class Client:
             entry = self._entry(manifest, slot) if machine.meets(manifest.requires) else None
             if entry is not None:
                 found = True
-                self._agent.say(protocol.Hit(namespace, key, slot, time.perf_counter() - started))
+                # A variant whose guards did not hold is met again at the next look-up of its key.
+                if (namespace, key, slot) not in self._hits:
+                    self._hits.add((namespace, key, slot))
+                    self._agent.say(protocol.Hit(namespace, key, slot, time.perf_counter() - started))
                 self._say_quarantined()
                 yield entry
         if not found:

@@ -23,7 +23,7 @@ def install(module: ModuleType) -> None:
 
 
 def _candidates(wrapped: Any, cls: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, bytes, bool]]:
-    """Offer what PyTorch's folder has, then every variant that the cache has."""
+    """Offer what PyTorch's folder has, and its remote cache; then every other variant that the cache has."""
     offered = set()
     for candidate in wrapped(*args, **kwargs):
         offered.add(candidate[1])
@@ -42,8 +42,7 @@ def _stored(cls: Any, args: Any, kwargs: Any, offered: set[bytes]) -> Iterator[t
     local, remote_cache, key = _arguments(*args, **kwargs)
     cache = client.current()
     namespace = _NAMESPACES.get(cls.__name__)
-    # With PyTorch's remote cache on, that one is ours already.
-    if cache is None or namespace is None or not local or remote_cache is not None:
+    if cache is None or namespace is None:
         return
     for entry in cache.variants(namespace, key):
         content = entry.members.get(MEMBER, b"")
@@ -55,11 +54,17 @@ def _stored(cls: Any, args: Any, kwargs: Any, offered: set[bytes]) -> Iterator[t
         except Exception as error:
             logger.warning("%s %s slot %d cannot be loaded: %r", namespace, key, entry.slot, error)
             continue
-        try:
-            cls._write_to_local_cache(key, content)
-        except OSError as error:
-            logger.warning("%s %s is used, but cannot be kept: %s", namespace, key, error)
-        yield candidate, content, True
+        if local:
+            _write_locally(cls, namespace, key, content)
+        # PyTorch asks a remote cache for one value of a key, and ours has answered; these are the others.
+        yield candidate, content, remote_cache is None
+
+
+def _write_locally(cls: Any, namespace: str, key: str, content: bytes) -> None:
+    try:
+        cls._write_to_local_cache(key, content)
+    except OSError as error:
+        logger.warning("%s %s is used, but cannot be kept: %s", namespace, key, error)
 
 
 def _arguments(local: bool, remote_cache: Any, key: str) -> tuple[bool, Any, str]:

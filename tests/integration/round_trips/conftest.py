@@ -44,6 +44,6 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
         variables = tag | caches.variables | {"DEVICE": device.value}
         text = dedent(STEPS) + dedent(script)
         a, b = fleet.recorder(), fleet.fresh()
-        return RoundTrip(a.start(text, **variables), b.start(text, **variables), a, b)
+        return RoundTrip(a.start(text, **variables), b.start(text, **variables), a, b, text, variables)
 
     return make

@@ -40,6 +40,9 @@ STEPS = """
 """Begins every script: `with step(name, patches) as computed` counts what PyTorch does in it."""
 
 
+_COUNTED = ("inductor", "aot_autograd", "dynamo_cache", "frames")
+
+
 class Caches(Enum):
     """Which of PyTorch's caches the user turned on."""
 
@@ -87,6 +90,11 @@ class Step:
     def misses(self) -> int:
         return self.inductor["fxgraph_cache_miss"]
 
+    @property
+    def benchmarked(self) -> int:
+        """How often something was timed."""
+        return sum(n for name, n in self.inductor.items() if name.startswith("benchmarking."))
+
 
 @dataclass(frozen=True)
 class RoundTrip:
@@ -96,15 +104,22 @@ class RoundTrip:
     restored: Start
     a: Machine
     b: Machine
+    _script: str
+    _variables: dict[str, str]
+
+    def start(self, machine: Machine, **variables: str) -> Start:
+        """Start the same script on one more machine, or once more."""
+        return machine.start(self._script, **self._variables | variables)
 
     def on_a(self, step: str) -> Step:
-        return _step(self.recorded, step)
+        return step_of(self.recorded, step)
 
     def on_b(self, step: str) -> Step:
-        return _step(self.restored, step)
+        return step_of(self.restored, step)
 
 
-def _step(start: Start, name: str) -> Step:
-    facts: dict[str, Any] = dict(start.facts["steps"][name])
-    computed = facts.pop("computed")
-    return Step(computed, **{kind: Counter(counts) for kind, counts in facts.items()})
+def step_of(start: Start, name: str) -> Step:
+    """Return what a start came to in one step."""
+    facts: dict[str, Any] = start.facts["steps"][name]
+    counts = {kind: Counter(facts[kind]) for kind in _COUNTED}
+    return Step(facts["computed"], **counts)
