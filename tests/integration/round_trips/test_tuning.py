@@ -34,7 +34,7 @@ KERNELS = """
             autotune_remote_cache=remote,
             bundled_autotune_remote_cache=bundled,
         )
-        remote_cache.cache_stats.clear()
+        remote_cache.cache_stats._stats.clear()
         with step(name, patch) as computed:
             x, y = torch.randn(2, 100, 100, device=DEVICE)
             a, b = torch.randn(2, 1000, 100, device=DEVICE)
