@@ -15,9 +15,11 @@ LIGHT_VENVS = $(foreach v,$(OTHER_VERSIONS),$(if $(call python_of,$(v)),.venv-$(
 empty :=
 LIGHT_PYTHONS = $(subst $(empty) $(empty),:,$(LIGHT_VENVS:%=$(CURDIR)/%/bin/python))
 
+REAL_COMPILES := tests/integration --numprocesses 2 --dist loadfile
+
 SOURCES := $(shell find s3cache integration -name '*.py')
 
-.PHONY: venv demo test lint typecheck bench clean
+.PHONY: venv demo test test-torch lint typecheck bench clean
 
 venv: .venv/stamp
 
@@ -25,7 +27,12 @@ demo: .venv/stamp
 	$(BIN)/python -m benchmarks.demo
 
 test: lint typecheck $(LIGHT_VENVS:%=%/stamp)
-	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest
+	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest tests/test_*.py tests/processes
+	$(BIN)/python -m pytest $(REAL_COMPILES)
+
+# The adapters against another version: make test-torch TORCH=2.11.0
+test-torch: .venv-torch-$(TORCH)/stamp
+	.venv-torch-$(TORCH)/bin/python -m pytest $(REAL_COMPILES)
 
 lint: .venv/stamp build/check/stamp
 	$(BIN)/ruff check .
@@ -51,6 +58,12 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check 'pip>=25.1'
 	$(BIN)/python $(PIP_INSTALL) torch==$(TORCH) --editable . --group dev
+	touch $@
+
+.venv-torch-%/stamp: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv .venv-torch-$*
+	.venv-torch-$*/bin/python -m pip install --disable-pip-version-check 'pip>=25.1'
+	.venv-torch-$*/bin/python $(PIP_INSTALL) torch==$* --editable . --group dev
 	touch $@
 
 # Other interpreters, without torch: for what must hold on each of them.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,47 @@ def remove(module):
     del module._precompile_header
 
 wrapt.register_post_import_hook(remove, "torch._inductor.codecache")
+"""
+
+GONE = {
+    "torch.compiler._cache": ["CacheArtifactManager.record_artifact"],
+    "torch._dynamo.package": ["CompilePackage.install"],
+    "torch._dynamo.pgo": ["put_local_code_state"],
+    "torch._functorch._aot_autograd.autograd_cache": ["AOTAutogradCache.save"],
+    "torch._inductor.codecache": [
+        "CppCodeCache._load_library",
+        "FxGraphCache._save_graph",
+        "PersistentCache.lookup",
+    ],
+    "torch._inductor.cpp_builder": ["CppBuilder.build"],
+    "torch._inductor.cpu_vec_isa": ["VecISA.check_build"],
+    "torch._inductor.remote_cache": ["RemoteBundledAutotuneCache"],
+    "torch._inductor.runtime.autotune_cache": ["AutotuneCache.save"],
+}
+"""For every adapter, something that it hooks or uses."""
+
+WITHOUT_ANY_HOOK = f"""
+import wrapt
+
+gone = {GONE}
+taken = []
+
+def take(module):
+    for path in gone[module.__name__]:
+        parent, name, _ = wrapt.resolve_path(module, path)
+        taken.append((parent, name, vars(parent)[name]))
+        delattr(parent, name)
+
+def put_back(module):
+    while taken:
+        setattr(*taken.pop())
+
+# What is taken before the adapters look is put back after that, since PyTorch itself needs it.
+for name in gone:
+    wrapt.register_post_import_hook(take, name)
+wrapt.register_post_import_hook(
+    lambda torch: [wrapt.register_post_import_hook(put_back, name) for name in gone], "torch"
+)
 """
 
 BROKEN = """
@@ -120,6 +162,19 @@ def test_a_hook_that_is_gone_turns_off_its_adapter_only(
     assert "cpp_libraries stays off" in warning
 
 
+def test_every_adapter_whose_hook_is_gone_is_off_with_one_warning(
+    fleet: Fleet, recorder: Machine, recorded: Start, tmp_path: Path
+) -> None:
+    machine = replace(fleet.copy_of(recorder, "inductor"), tmp=recorder.tmp)
+    script = TRAINING + "    import torch._inductor.runtime.autotune_cache, torch._dynamo.package\n"
+    start = _start_with(WITHOUT_ANY_HOOK, machine, tmp_path, script)
+    assert start.facts["losses"] == recorded.facts["losses"]
+    assert start.facts["inductor"]["fxgraph_cache_hit"] == 2
+    assert not any(start.count(what) for what in ("bucket_hits", "disk_hits", "misses", "puts"))
+    off = [line.split("stays off")[0].split()[-1] for line in start.warnings]
+    assert sorted(off) == sorted(autoload._ADAPTERS)
+
+
 def test_a_mistake_of_ours_does_not_harm_the_job(
     fleet: Fleet, recorder: Machine, recorded: Start, tmp_path: Path
 ) -> None:
@@ -161,6 +216,6 @@ def _python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
-def _start_with(customization: str, machine: Machine, folder: Path) -> Start:
+def _start_with(customization: str, machine: Machine, folder: Path, script: str = TRAINING) -> Start:
     (folder / "sitecustomize.py").write_text(customization)
-    return machine.start(TRAINING, PYTHONPATH=str(folder))
+    return machine.start(script, PYTHONPATH=str(folder))

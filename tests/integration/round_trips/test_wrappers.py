@@ -14,8 +14,11 @@ LINES = """
     (wrapper,) = {module.__file__ for module in PyCodeCache.modules}
     written = len(pathlib.Path(wrapper).read_text().splitlines())
     found = [PyCodeCache.stack_frames_for_code(wrapper, line + 1) or () for line in range(written)]
-    own = wave.__code__.co_firstlineno
-    frames = {(pathlib.Path(f["filename"]).name, f["line"] - own, f["name"]) for each in found for f in each}
+    frames = {
+        (pathlib.Path(frame["filename"]).name, frame["line"] - wave.__code__.co_firstlineno, frame["name"])
+        for frames in found
+        for frame in frames
+    }
     key, path = PyCodeCache.write("import torch", "")
     PyCodeCache.load_by_key_path(key, path, linemap=[])
     report(steps=steps, frames=sorted(frames), without=PyCodeCache.stack_frames_for_code(path, 0))
