@@ -9,11 +9,9 @@ import torch
 from benchmarks.compilers import write_shims
 from tests.conftest import BUCKET
 from tests.integration.jobs import TRAINING
-from tests.integration.machines import Bucket
 from tests.integration.starts import Fleet, Machine, Start
 from tests.servers import Server
 
-NewBucket = Callable[[], Bucket]
 NewFleet = Callable[[], Fleet]
 
 
@@ -24,19 +22,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, number in _GPUS.items():
         if item.get_closest_marker(marker) and torch.cuda.device_count() < number:
             pytest.skip(f"needs a machine with {number} GPU{'s' * (number > 1)}")
-
-
-@pytest.fixture(scope="session")
-def new_bucket(moto_server: Server, tmp_path_factory: pytest.TempPathFactory) -> NewBucket:
-    """Make buckets on one server."""
-    numbers = count()
-    return lambda: Bucket(moto_server, f"machines-{next(numbers)}", tmp_path_factory.mktemp("machines"))
-
-
-@pytest.fixture
-def bucket(new_bucket: NewBucket) -> Bucket:
-    """A bucket of the test's own."""
-    return new_bucket()
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,23 @@ import pytest
 
 from s3cache.integration.pytorch import gemm_timings
 from s3cache.manifest import Entry
-from tests.integration.machines import Bucket
+from tests.integration.starts import Fleet, Start
 
 TRAIN = """
-    import os
+    import math
     import torch
-    from torch._dynamo.utils import counters
+    from torch._inductor import config
+    from torch._inductor.codecache import LocalCache
+
+    cache = LocalCache()
+    values = {"pad mm": True, "keep": False, "time": 0.25, "failed": math.inf, "c10d.all_reduce": 1.0}
+    if "WRITE" in os.environ:
+        for key, value in values.items():
+            cache.set_value(key, value=value)
+    found = {key: repr(cache.lookup(key)) for key in [*values, "never seen"]}
 
     # A graph that is found is not lowered: then there is nothing to choose.
-    torch._inductor.config.fx_graph_cache = False
-    torch._inductor.config.cpp_cache_precompile_headers = False
+    config.fx_graph_cache = False
 
     sizes = [int(size) for size in os.environ["LAYERS"].split()]
     weights = [torch.ones(2, a, b) for a, b in zip(sizes, sizes[1:])]
@@ -30,31 +37,31 @@ TRAIN = """
         return x
 
     model(torch.ones(2, 16, sizes[0]))
-    report(measured=counters["inductor"]["select_algorithm_autotune"])
-"""
-VALUES = """
-    import math, os
-    from torch._inductor.codecache import LocalCache
-
-    cache = LocalCache()
-    values = {"pad mm": True, "keep": False, "time": 0.25, "failed": math.inf, "c10d.all_reduce": 1.0}
-    if os.environ.get("WRITE"):
-        for key, value in values.items():
-            cache.set_value(key, value=value)
-    report(**{key: repr(cache.lookup(key)) for key in [*values, "never seen"]})
+    report(values=found)
 """
 
 
-def test_only_what_is_new_is_measured(bucket: Bucket) -> None:
-    assert bucket.new_machine().run(TRAIN, LAYERS="32 64") == {"measured": 1}
-    assert bucket.new_machine().run(TRAIN, LAYERS="32 64 96") == {"measured": 1}
+@pytest.fixture(scope="module")
+def recorded(fleet: Fleet) -> Start:
+    """A start that measured one product, and wrote some single values."""
+    return fleet.recorder().run(TRAIN, name="measures.py", LAYERS="32 64", WRITE="")
 
 
-def test_single_values_carry_over_except_those_of_a_cluster(bucket: Bucket) -> None:
-    written = bucket.new_machine().run(VALUES, WRITE="1")
+@pytest.fixture(scope="module")
+def restored(fleet: Fleet, recorded: Start) -> Start:
+    """A start on another machine, with one more product."""
+    return fleet.recorder().run(TRAIN, name="measures.py", LAYERS="32 64 96")
+
+
+def test_only_what_is_new_is_measured(recorded: Start, restored: Start) -> None:
+    assert recorded.facts["inductor"]["select_algorithm_autotune"] == 1
+    assert restored.facts["inductor"]["select_algorithm_autotune"] == 1
+
+
+def test_single_values_carry_over_except_those_of_a_cluster(recorded: Start, restored: Start) -> None:
+    written = recorded.facts["values"]
     assert written["failed"] == "inf"
-    read = bucket.new_machine().run(VALUES)
-    assert read == written | {"c10d.all_reduce": "None"}
+    assert restored.facts["values"] == written | {"c10d.all_reduce": "None"}
 
 
 class Local:

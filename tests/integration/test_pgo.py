@@ -1,4 +1,4 @@
-"""Dynamo's profile: what one machine saw to be dynamic, the next compiles dynamic at once."""
+"""Dynamo's profile: how what several machines saw is encoded, united and recorded."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,53 +9,6 @@ from torch._dynamo import pgo
 
 from s3cache.integration.pytorch import code_states
 from s3cache.manifest import Entry
-from tests.integration.machines import Bucket
-
-COMPILE = """
-    import os, torch, torch._dynamo.testing
-    from unittest import mock
-
-    backend = torch._dynamo.testing.CompileCounter()
-
-    @torch.compile(backend=backend, fullgraph=True)
-    def double(x):
-        return x * 2
-
-    torch.compiler.config.job_id = os.environ.get("JOB_ID")
-    scheduled = tuple(os.environ.get("SCHEDULED", "").split()) or None
-    with mock.patch("torch._utils_internal.get_mast_job_name_version", return_value=scheduled):
-        for size in os.environ["SIZES"].split():
-            double(torch.randn(2, int(size)))
-    report(frames=backend.frame_count)
-"""
-
-
-def test_a_fresh_machine_compiles_dynamic_at_once(bucket: Bucket) -> None:
-    assert bucket.new_machine().run(COMPILE, SIZES="3 4", JOB_ID="j") == {"frames": 2}
-    assert bucket.new_machine().run(COMPILE, SIZES="5 6", JOB_ID="j", name="moved.py") == {"frames": 1}
-    assert len(bucket.manifests("dynamo-pgo")) == 2
-    assert bucket.new_machine().run(COMPILE, SIZES="5 6", JOB_ID="another") == {"frames": 2}
-
-
-def test_the_next_job_of_a_scheduler_has_the_profile(bucket: Bucket) -> None:
-    assert bucket.new_machine().run(COMPILE, SIZES="3 4", SCHEDULED="foo 5") == {"frames": 2}
-    assert bucket.new_machine().run(COMPILE, SIZES="5 6", SCHEDULED="bar 10") == {"frames": 1}
-
-
-def test_an_empty_profile_is_not_written(bucket: Bucket) -> None:
-    bucket.new_machine().run(COMPILE, SIZES="", JOB_ID="empty")
-    bucket.new_machine().run(
-        """
-        import torch
-        from torch._dynamo import pgo
-
-        torch.compiler.config.job_id = "empty"
-        pgo.get_code_state()[pgo.CodeId.make(report.__code__)]
-        pgo.put_code_state()
-        report()
-        """
-    )
-    assert bucket.manifests("dynamo-pgo") == []
 
 
 class Recorded:

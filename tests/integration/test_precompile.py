@@ -5,19 +5,16 @@ from types import SimpleNamespace
 import pytest
 
 from s3cache.integration.pytorch import precompile
-from tests.integration.conftest import NewBucket
-from tests.integration.machines import Bucket
+from tests.integration.starts import Fleet, Start
 
-PRECOMPILE = {"TORCH_CACHING_PRECOMPILE": "1"}
 TRAIN = """
-    import os
-    import torch, torch._dynamo.package
+    import torch
+    import torch._dynamo.package
     from torch._dynamo.utils import counters
 
-    torch._inductor.config.cpp_cache_precompile_headers = False
     torch._inductor.config.cpp.simdlen = int(os.environ.get("SIMDLEN", 0)) or None
 
-    if os.environ.get("BROKEN"):
+    if "BROKEN" in os.environ:
         torch._dynamo.package.load_guards_state = None
 
     def act(x):
@@ -30,53 +27,60 @@ TRAIN = """
     compiled = torch.compile(step)
     with torch.compiler.set_stance(os.environ.get("STANCE", "default")):
         compiled(a, b).sum().backward()
-        size = int(os.environ.get("SIZE", 8))
-        compiled(torch.ones(size, size), torch.ones(size, size))
-    hits = counters["dynamo_cache"]["dynamo_cache_hit"]
-    report(hit=hits, frames=counters["frames"]["total"], grad=round(a.grad[0, 0].item(), 4))
+        hits, frames = counters["dynamo_cache"]["dynamo_cache_hit"], counters["frames"]["total"]
+        for size in map(int, os.environ.get("SIZES", "").split()):
+            compiled(torch.ones(size, size), torch.ones(size, size))
+    more = counters["frames"]["total"] - frames
+    report(hits=hits, frames=frames, more=more, grad=round(a.grad[0, 0].item(), 4))
 """
+GRAD = 4.3224
+
+
+def _start(fleet: Fleet, script: str = TRAIN, *, records: bool = False, **variables: str) -> Start:
+    machine = fleet.recorder() if records else fleet.fresh()
+    return machine.run(script, name="trains.py", TORCH_CACHING_PRECOMPILE="1", **variables)
 
 
 @pytest.fixture(scope="module")
-def recorded(new_bucket: NewBucket) -> Bucket:
-    """A bucket with the package of one function, saved by no call of the script's."""
-    bucket = new_bucket()
-    facts = bucket.new_machine().run(TRAIN, **PRECOMPILE)
-    assert (facts["hit"], facts["grad"]) == (0, 4.3224)
-    return bucket
+def recorded(fleet: Fleet) -> Start:
+    """A start whose package is saved by no call of the script's."""
+    return _start(fleet, records=True)
 
 
-def test_a_fresh_machine_does_not_trace(recorded: Bucket) -> None:
-    facts = recorded.new_machine().run(TRAIN, STANCE="fail_on_recompile", **PRECOMPILE)
-    assert facts == {"hit": 1, "frames": 0, "grad": 4.3224}
+@pytest.fixture(scope="module")
+def recorded_more(fleet: Fleet, recorded: Start) -> Start:
+    """A start that went on from that package, with another size."""
+    return _start(fleet, records=True, SIZES="4")
 
 
-def test_an_edited_function_is_traced_again(recorded: Bucket) -> None:
-    edited = TRAIN.replace("x.sin()", "x.cos()")
-    facts = recorded.new_machine().run(edited, STANCE="force_eager", **PRECOMPILE)
-    assert facts == {"hit": 0, "frames": 0, "grad": -6.7318}
+def test_a_fresh_machine_does_not_trace(recorded: Start, recorded_more: Start) -> None:
+    assert (recorded.facts["hits"], recorded.facts["grad"]) == (0, GRAD)
+    facts = recorded_more.facts
+    assert (facts["hits"], facts["frames"], facts["grad"]) == (1, 0, GRAD)
+    assert facts["more"] == 1
 
 
-def test_another_job_does_not_get_it(recorded: Bucket) -> None:
-    another = {"S3CACHE_JOB": "another", "STANCE": "force_eager"}
-    assert recorded.new_machine().run(TRAIN, **another, **PRECOMPILE)["hit"] == 0
+def test_the_package_that_knows_most_is_restored(fleet: Fleet, recorded_more: Start) -> None:
+    facts = _start(fleet, SIZES="4", STANCE="fail_on_recompile").facts
+    assert (facts["hits"], facts["frames"], facts["more"], facts["grad"]) == (1, 0, 0, GRAD)
 
 
-def test_another_vector_isa_does_not_get_it(recorded: Bucket) -> None:
-    another = {"SIMDLEN": "256", "STANCE": "force_eager"}
-    assert recorded.new_machine().run(TRAIN, **another, **PRECOMPILE)["hit"] == 0
+def test_an_edited_function_is_traced_again(fleet: Fleet, recorded: Start) -> None:
+    facts = _start(fleet, TRAIN.replace("x.sin()", "x.cos()"), STANCE="force_eager").facts
+    assert (facts["hits"], facts["grad"]) == (0, -6.7318)
 
 
-def test_the_package_that_knows_most_is_restored(recorded: Bucket) -> None:
-    more = recorded.new_machine().run(TRAIN, SIZE="4", **PRECOMPILE)
-    assert (more["hit"], more["frames"]) == (1, 1)
-    facts = recorded.new_machine().run(TRAIN, SIZE="4", STANCE="fail_on_recompile", **PRECOMPILE)
-    assert (facts["hit"], facts["frames"]) == (1, 0)
+def test_another_job_does_not_get_it(fleet: Fleet, recorded: Start) -> None:
+    assert _start(fleet, S3CACHE_JOB="another", STANCE="force_eager").facts["hits"] == 0
 
 
-def test_a_package_that_cannot_be_loaded_is_compiled_again(recorded: Bucket) -> None:
-    facts = recorded.new_machine().run(TRAIN, BROKEN="1", **PRECOMPILE)
-    assert (facts["hit"], facts["grad"]) == (1, 4.3224)
+def test_another_vector_isa_does_not_get_it(fleet: Fleet, recorded: Start) -> None:
+    assert _start(fleet, SIMDLEN="256", STANCE="force_eager").facts["hits"] == 0
+
+
+def test_a_package_that_cannot_be_loaded_is_compiled_again(fleet: Fleet, recorded: Start) -> None:
+    facts = _start(fleet, BROKEN="").facts
+    assert (facts["hits"], facts["grad"]) == (1, GRAD)
     assert facts["frames"] > 0
 
 

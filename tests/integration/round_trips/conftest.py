@@ -40,10 +40,12 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
     @cache
     def make(script: str, caches: Caches = Caches.LOCAL, device: Device = Device.CPU) -> RoundTrip:
         # Scripts, and the ways to run one, do not find each other's graphs; they find its libraries.
-        tag = {"TORCH_COMPILE_CACHE_KEY_TAG": f"{digest_of(script.encode())[:16]}-{caches.name}"}
-        variables = tag | caches.variables | {"DEVICE": device.value}
+        tag = f"{digest_of(script.encode())[:16]}-{caches.name}"
+        apart = {"TORCH_COMPILE_CACHE_KEY_TAG": tag, "S3CACHE_JOB": tag}
+        variables = apart | caches.variables | {"DEVICE": device.value, "ROLE": "b"}
         text = dedent(STEPS) + dedent(script)
         a, b = fleet.recorder(), fleet.fresh()
-        return RoundTrip(a.start(text, **variables), b.start(text, **variables), a, b, text, variables)
+        recorded = a.start(text, **variables | {"ROLE": "a"})
+        return RoundTrip(recorded, b.start(text, **variables), a, b, text, variables)
 
     return make

@@ -15,13 +15,15 @@ STEPS = """
     import torch
     from torch import nn
     from torch._dynamo.utils import counters
+    from torch._inductor.utils import clear_caches
 
-    DEVICE = os.environ["DEVICE"]
+    DEVICE, ROLE = os.environ["DEVICE"], os.environ["ROLE"]
     steps = {}
 
     @contextmanager
     def step(name, *patches):
         torch._dynamo.reset()
+        clear_caches()
         counters.clear()
         torch.manual_seed(0)
         computed = []
@@ -37,7 +39,10 @@ STEPS = """
             **{kind: counters[kind] for kind in ("inductor", "aot_autograd", "dynamo_cache", "frames")},
         }
 """
-"""Begins every script: `with step(name, patches) as computed` counts what PyTorch does in it."""
+"""Begins every script: `with step(name, patches) as computed` counts what PyTorch does in it.
+
+ROLE is "a" on the machine that records, "b" on the fresh one.
+"""
 
 
 _COUNTED = ("inductor", "aot_autograd", "dynamo_cache", "frames")
