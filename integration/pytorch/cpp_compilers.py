@@ -8,12 +8,13 @@ from s3cache.integration.pytorch import cpp_refusals
 from s3cache.integration.pytorch.cpp_facts import facts
 
 _QUESTIONS = ("cpp_compiler_search", "_is_intel_compiler", "get_compiler_version_info")
+_SINCE_2_15 = "_compiler_version_string"
 
 
 def install(module: ModuleType) -> None:
     """Hook `torch._inductor.cpp_builder`. Raises HookMissing if it is not as expected."""
     require(module, *_QUESTIONS, "CppBuilder.build")
-    for question in _QUESTIONS:
+    for question in (*_QUESTIONS, *({_SINCE_2_15} & vars(module).keys())):
         wrap(module, question, _remembered(question))
     wrap(module, "CppBuilder.build", _build)
 

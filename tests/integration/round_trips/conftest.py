@@ -38,7 +38,7 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
     """Make round trips. A may share a TMPDIR with other machines that record; B shares nothing."""
 
     @cache
-    def make(script: str, caches: Caches = Caches.LOCAL, device: Device = Device.CPU) -> RoundTrip:
+    def make(script: str, caches: Caches, device: Device) -> RoundTrip:
         # Scripts, and the ways to run one, do not find each other's graphs; they find its libraries.
         tag = f"{digest_of(script.encode())[:16]}-{caches.name}"
         apart = {"TORCH_COMPILE_CACHE_KEY_TAG": tag, "S3CACHE_JOB": tag}
@@ -48,4 +48,4 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
         recorded = a.start(text, **variables | {"ROLE": "a"})
         return RoundTrip(recorded, b.start(text, **variables), a, b, text, variables)
 
-    return make
+    return lambda script, caches=Caches.LOCAL, device=Device.CPU: make(script, caches, device)

@@ -123,7 +123,7 @@ def more(round_trip: MakeRoundTrip, fleet: Fleet) -> More:
     @cache
     def start(device: Device) -> tuple[Start, Start]:
         trip = round_trip(HOT_LOAD, Caches.LOCAL, device)
-        c = trip.start(fleet.fresh(), ROLE="c", name="moved.py", S3CACHE_JOB="job")
+        c = trip.start(fleet.fresh(), ROLE="c", name="moved.py")
         return c, trip.start(fleet.fresh(), ROLE="d")
 
     return start
