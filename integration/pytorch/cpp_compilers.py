@@ -14,7 +14,8 @@ _SINCE_2_15 = "_compiler_version_string"
 def install(module: ModuleType) -> None:
     """Hook `torch._inductor.cpp_builder`. Raises HookMissing if it is not as expected."""
     require(module, *_QUESTIONS, "CppBuilder.build")
-    for question in (*_QUESTIONS, *({_SINCE_2_15} & vars(module).keys())):
+    questions = (*_QUESTIONS, _SINCE_2_15) if hasattr(module, _SINCE_2_15) else _QUESTIONS
+    for question in questions:
         wrap(module, question, _remembered(question))
     wrap(module, "CppBuilder.build", _build)
 
