@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from s3cache.integration.pytorch import cpp_isa, cpp_refusals
+from tests.integration.conftest import NewFleet
 from tests.integration.jobs import CUBE
 from tests.integration.starts import Fleet, Start
 
@@ -26,9 +27,11 @@ FUNCTIONS = """
 """
 
 
-def test_a_job_never_seen_before_compiles_its_own_kernels_only(fleet: Fleet, recorded: Start) -> None:
-    assert any(_is_probe(command) for command in recorded.compiled)
-    start = fleet.recorder().start(CUBE)
+def test_a_job_never_seen_before_compiles_its_own_kernels_only(new_fleet: NewFleet) -> None:
+    fleet = new_fleet()
+    first = fleet.recorder().start(CUBE)
+    assert any(_is_probe(command) for command in first.compiled)
+    start = fleet.recorder().start(CUBE.replace("3", "5"))
     assert sum(".main.cpp" in command for command in start.compiled) == 1
     assert not any(_is_probe(command) for command in start.compiled)
 

@@ -40,7 +40,7 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
     @cache
     def make(script: str, caches: Caches, device: Device) -> RoundTrip:
         # Scripts, and the ways to run one, do not find each other's graphs; they find its libraries.
-        tag = f"{digest_of(script.encode())[:16]}-{caches.name}"
+        tag = f"{digest_of(script.encode())[:16]}-{caches.name}-{device.name}"
         apart = {"TORCH_COMPILE_CACHE_KEY_TAG": tag, "S3CACHE_JOB": tag}
         variables = apart | caches.variables | {"DEVICE": device.value, "ROLE": "b"}
         text = dedent(STEPS) + dedent(script)
