@@ -73,6 +73,9 @@ CHOICES = """
         found.sum().backward()
         return [found, *(parameter.grad for parameter in model.parameters())]
 
+    # Gradients are compared bit by bit.
+    torch.backends.cudnn.deterministic = True
+
     # Without conversions of layouts there is no kernel to compile.
     def convolve(name, dtype, dynamic):
         with step(name, config.patch(layout_optimization=False)) as computed:
