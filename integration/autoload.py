@@ -22,6 +22,7 @@ _ADAPTERS = {
     "cpp_compilers": "torch._inductor.cpp_builder",
     "cpp_isa": "torch._inductor.cpu_vec_isa",
     "autotune": "torch._inductor.runtime.autotune_cache",
+    "static_autotuners": "torch._inductor.triton_bundler",
     "gemm_timings": "torch._inductor.codecache",
     "remote_caches": "torch._inductor.remote_cache",
     "pgo": "torch._dynamo.pgo",

@@ -18,18 +18,38 @@ def install(module: ModuleType) -> None:
 
 
 def _read_best(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) -> Any:
+    best = None
     for content in _stored(cache) or []:
         _place(cache, content)
         # Inductor judges: what it cannot use with its present settings, it refuses.
         if (best := wrapped(*args, **kwargs)) is not None:
-            return best
-    return wrapped(*args, **kwargs)
+            break
+    if best is None:
+        best = wrapped(*args, **kwargs)
+    _spare_descent(best, *args, **kwargs)
+    return best
 
 
 def _save(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) -> Any:
     result = wrapped(*args, **kwargs)
     _record(cache)
     return result
+
+
+@guarded
+def _spare_descent(best: Any, inductor_meta: Any, configs: list[Any]) -> None:
+    """Mark the configuration that coordinate descent ended at, if it began there.
+
+    Inductor takes such a one from the kernels that a graph brought along, and forgets how it was found.
+    """
+    if getattr(best, "found_by_coordesc", False):
+        for config in configs:
+            if _launch(config) == _launch(best):
+                config.found_by_coordesc = True
+
+
+def _launch(config: Any) -> tuple[Any, ...]:
+    return config.kwargs, config.num_warps, config.num_stages
 
 
 @guarded

@@ -23,7 +23,7 @@ def install(module: ModuleType) -> None:
 
 
 def _candidates(wrapped: Any, cls: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, bytes, bool]]:
-    """Offer what PyTorch's folder has, and its remote cache; then every other variant that the cache has."""
+    """Offer what PyTorch's own caches have, then every other variant that ours has."""
     offered = set()
     for candidate in wrapped(*args, **kwargs):
         offered.add(candidate[1])

@@ -49,6 +49,7 @@ GONE = {
     "torch._inductor.cpu_vec_isa": ["VecISA.check_build"],
     "torch._inductor.remote_cache": ["RemoteBundledAutotuneCache"],
     "torch._inductor.runtime.autotune_cache": ["AutotuneCache.save"],
+    "torch._inductor.triton_bundler": ["TritonBundler.load_autotuners"],
 }
 """For every adapter, something that it hooks or uses."""
 

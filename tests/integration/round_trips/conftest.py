@@ -46,6 +46,8 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
         text = dedent(STEPS) + dedent(script)
         a, b = fleet.recorder(), fleet.fresh()
         recorded = a.start(text, **variables | {"ROLE": "a"})
-        return RoundTrip(recorded, b.start(text, **variables), a, b, text, variables)
+        # What A left behind could be found by an absolute path.
+        a.folder.rename(a.folder.with_name(f"{a.folder.name}-gone"))
+        return RoundTrip(recorded, b.start(text, **variables), b, text, variables)
 
     return lambda script, caches=Caches.LOCAL, device=Device.CPU: make(script, caches, device)

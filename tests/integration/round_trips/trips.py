@@ -107,7 +107,6 @@ class RoundTrip:
 
     recorded: Start
     restored: Start
-    a: Machine
     b: Machine
     _script: str
     _variables: dict[str, str]
