@@ -60,7 +60,7 @@ SIGMOID = """
 """
 
 NO_HEADER = {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
-"""For those whose precompiled header would not be the one that recorders share."""
+"""For those whose header would not be the one that recorders share. Torch 2.11 precompiles one anyway."""
 
 
 def test_a_graph_that_pytorch_refuses_to_cache_has_its_libraries(fleet: Fleet, recorded: Start) -> None:
@@ -108,7 +108,7 @@ def test_another_prefix_of_the_virtual_environment_is_no_matter(
     start = machine.start(SIGMOID, **NO_HEADER)
     assert first.facts["torch"] != start.facts["torch"]
     assert _libraries(recorder).isdisjoint(_libraries(machine))
-    assert len(first.compiled) == 1
+    assert sum(".main.cpp" in command for command in first.compiled) == 1
     assert start.compiled == []
 
 
