@@ -131,11 +131,11 @@ def move(fleet: Fleet) -> Move:
         assert any(FACTOR in code.read_text() for code in codes)
         for code in codes:
             code.write_text(code.read_text().replace(FACTOR, EDITED[caches]))
+        a.folder.rename(a.folder.with_name(f"{a.folder.name}-gone"))
         stored = set(fleet.objects())
         restored = b.start(text, **variables)
-        return Moved(
-            recorded, restored, a, b, text, variables, stored=stored, added=set(fleet.objects()) - stored
-        )
+        added = set(fleet.objects()) - stored
+        return Moved(recorded, restored, b, text, variables, stored=stored, added=added)
 
     return make
 
