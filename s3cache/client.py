@@ -48,6 +48,7 @@ class Client:
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS
         self._cooldown = COOLDOWN_SECONDS
+        self._waiting_left = settings.deadline_seconds
         self._probe_at = 0.0
         self._warned = False
         self._pid = os.getpid()
@@ -163,19 +164,28 @@ class Client:
         return entry
 
     def _bring(self, namespace: str, key: str, slot: int) -> str:
-        deadline = time.monotonic() + (self._patience or PROBE_SECONDS) - _TELLING_SECONDS
+        seconds = min(self._patience or PROBE_SECONDS, self._waiting_left)
+        deadline = time.monotonic() + seconds - _TELLING_SECONDS
         reply = self._ask(protocol.Lookup(namespace, key, slot, deadline))
         return reply.status if isinstance(reply, protocol.Found) else "unavailable"
 
     def _ask(self, request: protocol.Request) -> protocol.Reply | None:
         """Return the agent's answer, or None; what got no answer eats into the patience."""
+        if self._waiting_left <= 0:
+            return None
         started = time.monotonic()
         if self._patience == 0:
             if started < self._probe_at:
                 return None
             self._patience = PROBE_SECONDS
-        reply = self._request(request, self._patience)
+        reply = self._request(request, min(self._patience, self._waiting_left))
         waited = time.monotonic() - started
+        self._waiting_left -= waited
+        if self._waiting_left <= 0:
+            self._warn(
+                f"this process has waited for the bucket for {self.settings.deadline_seconds:g} s and goes "
+                "on without it; S3CACHE_DEADLINE says how long it may"
+            )
         if reply is None or (isinstance(reply, protocol.Found) and reply.status == "unavailable"):
             self._patience = max(self._patience - waited, 0.0)
             if self._patience == 0:

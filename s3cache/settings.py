@@ -1,9 +1,11 @@
 """Every setting, read from the environment once and checked."""
 
+import math
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Self
@@ -15,6 +17,7 @@ from s3cache.errors import SettingsError
 from s3cache.names import component
 
 DEFAULT_DISK_LIMIT = "10GiB"
+DEFAULT_DEADLINE = "120"
 _URL = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[^?#]*)?)\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\Z")
 _PYTHON = re.compile(r"python[\d.]*\Z")
@@ -44,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The file that the report is written to."""
     exclude: frozenset[str] = frozenset()
     """Namespaces that are neither read nor written."""
+    deadline_seconds: float = 120.0
+    """How long a process waits for the bucket in all; past that it compiles."""
 
     @classmethod
     def from_environment(
@@ -66,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             job=environ.get("S3CACHE_JOB") or job_of(sys.orig_argv if command is None else command),
             report=Path(report).absolute() if report else None,
             exclude=frozenset(filter(None, map(str.strip, environ.get("S3CACHE_EXCLUDE", "").split(",")))),
+            deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or DEFAULT_DEADLINE),
         )
 
     @property
@@ -121,6 +127,13 @@ def _size(text: str) -> int:
         raise SettingsError(f"S3CACHE_DISK_LIMIT must be a size as 10GiB or 500MB, not {text!r}")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary or not unit else 1000) ** " KMGT".index(unit or " "))
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise SettingsError(f"S3CACHE_DEADLINE must be a number of seconds as 120 or 0.5, not {text!r}")
 
 
 def _mode(text: str) -> Mode:

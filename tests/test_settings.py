@@ -25,6 +25,7 @@ def test_a_url_alone_is_enough(home: Path) -> None:
         job="train",
         report=None,
         exclude=frozenset(),
+        deadline_seconds=120.0,
     )
 
 
@@ -36,6 +37,7 @@ def test_every_setting_is_read_from_its_variable(tmp_path: Path) -> None:
         S3CACHE_JOB="my job",
         S3CACHE_REPORT=str(tmp_path / "report.json"),
         S3CACHE_EXCLUDE="triton, fx-graph,,",
+        S3CACHE_DEADLINE="0.5",
     )
     assert found == Settings(
         url="s3://bucket/prefix",
@@ -45,6 +47,7 @@ def test_every_setting_is_read_from_its_variable(tmp_path: Path) -> None:
         job="my job",
         report=tmp_path / "report.json",
         exclude=frozenset({"triton", "fx-graph"}),
+        deadline_seconds=0.5,
     )
 
 
@@ -56,13 +59,16 @@ def test_the_process_s_own_environment_and_command_are_the_default(monkeypatch: 
 
 
 def test_an_empty_value_is_the_default() -> None:
-    names = "DIR", "DISK_LIMIT", "MODE", "JOB", "REPORT", "EXCLUDE"
+    names = "DIR", "DISK_LIMIT", "MODE", "JOB", "REPORT", "EXCLUDE", "DEADLINE"
     assert settings(**{f"S3CACHE_{name}": "" for name in names}) == settings()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("S3CACHE_DEADLINE", "soon"),
+        ("S3CACHE_DEADLINE", "-1"),
+        ("S3CACHE_DEADLINE", "inf"),
         ("S3CACHE_URL", ""),
         ("S3CACHE_URL", "bucket/prefix"),
         ("S3CACHE_URL", "http://bucket/prefix"),
