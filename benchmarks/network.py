@@ -54,10 +54,10 @@ def network(endpoint: str, between: Network) -> Iterator[str]:
 @click.command()
 @click.argument("endpoint")
 @click.option("--delay-seconds", default=Network.delay_seconds, show_default=True)
-@click.option("--connection-rate", default=Network.connection_rate, show_default=True, help="Bytes a second.")
-@click.option("--total-rate", default=Network.total_rate, show_default=True, help="Bytes a second.")
+@click.option("--connection-rate", default=Network.connection_rate, show_default=True)
+@click.option("--total-rate", default=Network.total_rate, show_default=True)
 def main(endpoint: str, delay_seconds: float, connection_rate: float, total_rate: float) -> None:
-    """Put a network before the server at ENDPOINT, until standard input is closed."""
+    """Put a network before the server at ENDPOINT until standard input closes. Rates are bytes a second."""
     anyio.run(_serve, endpoint, Network(delay_seconds, connection_rate, total_rate))
 
 
