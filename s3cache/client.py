@@ -217,6 +217,10 @@ class Client:
             self._warned = True
             logger.warning("s3cache: %s", text)
 
+    def _after_fork(self) -> None:
+        self._hits.clear()
+        self._agent.after_fork()
+
     def _at_exit(self) -> None:
         # For the report, and for what the job is yet to be told.
         seconds = self._patience if self.settings.report else min(self._patience, _EXIT_SECONDS)
@@ -243,6 +247,6 @@ def current() -> Client | None:
         # Children need not find that out, and say it, for themselves.
         os.environ["S3CACHE_MODE"] = Mode.OFF.value
         return None
-    os.register_at_fork(after_in_child=client._agent.after_fork)
+    os.register_at_fork(after_in_child=client._after_fork)
     atexit.register(client._at_exit)
     return client

@@ -40,7 +40,7 @@ def _save(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) -> An
 def _spare_descent(best: Any, inductor_meta: Any, configs: list[Any]) -> None:
     """Mark the configuration that coordinate descent ended at, if it began there.
 
-    Inductor takes such a one from the kernels that a graph brought along, and forgets how it was found.
+    Before torch 2.13 it takes such a one from the kernels of a graph and forgets how it was found.
     """
     if getattr(best, "found_by_coordesc", False):
         for config in configs:

@@ -31,4 +31,6 @@ def use(client: Client, key: str) -> None:
 
 
 def _is_by_descent(content: bytes) -> bool:
-    return bool(json.loads(content).get("found_by_coordesc"))
+    found = json.loads(content)
+    # Since torch 2.13 what the heuristic found says so too, if descent is to follow; it alone has a hash.
+    return bool(found.get("found_by_coordesc")) and not found.get("triton_cache_hash")

@@ -24,11 +24,12 @@ def install(module: ModuleType) -> None:
 
 def _candidates(wrapped: Any, cls: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, bytes, bool]]:
     """Offer what PyTorch's own caches have, then every other variant that ours has."""
-    offered = set()
+    offered, is_remote = set(), False
     for candidate in wrapped(*args, **kwargs):
         offered.add(candidate[1])
+        is_remote |= not candidate[2]
         yield candidate
-    stored = _stored(cls, args, kwargs, offered)
+    stored = _stored(cls, args, kwargs, offered, is_remote)
     while (found := _next(stored)) is not None:
         yield found
 
@@ -38,11 +39,14 @@ def _next(stored: Iterator[tuple[Any, bytes, bool]]) -> tuple[Any, bytes, bool] 
     return next(stored, None)
 
 
-def _stored(cls: Any, args: Any, kwargs: Any, offered: set[bytes]) -> Iterator[tuple[Any, bytes, bool]]:
+def _stored(
+    cls: Any, args: Any, kwargs: Any, offered: set[bytes], is_remote: bool
+) -> Iterator[tuple[Any, bytes, bool]]:
     local, remote_cache, key = _arguments(*args, **kwargs)
     cache = client.current()
     namespace = _NAMESPACES.get(cls.__name__)
-    if cache is None or namespace is None:
+    # PyTorch asks a remote cache for one value of a key. That one is ours: if it had none, we have none.
+    if cache is None or namespace is None or (remote_cache is not None and not is_remote):
         return
     for entry in cache.variants(namespace, key):
         content = entry.members.get(MEMBER, b"")
@@ -56,7 +60,6 @@ def _stored(cls: Any, args: Any, kwargs: Any, offered: set[bytes]) -> Iterator[t
             continue
         if local:
             _write_locally(cls, namespace, key, content)
-        # PyTorch asks a remote cache for one value of a key, and ours has answered; these are the others.
         yield candidate, content, remote_cache is None
 
 

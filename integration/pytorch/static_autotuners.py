@@ -27,12 +27,12 @@ def _relocate(static_autotuners: Iterable[Any] | None) -> None:
     if active_client() is None:
         return
     for kernel in (static_autotuner.kernel for static_autotuner in static_autotuners or ()):
-        kernel.filename = _here(kernel.filename)
+        if kernel.filename:
+            kernel.filename = _here(kernel.filename)
         # A bound method of AutotuneCache, where there is anything to tune.
-        saves = getattr(kernel.save_cache_hook, "__self__", None)
-        if saves is not None and saves.local_cache is not None:
-            local_cache, path = saves.local_cache
-            saves.local_cache = local_cache, _here(path)
+        saves: Any = getattr(kernel.save_cache_hook, "__self__", None)
+        if local := getattr(saves, "local_cache", None):
+            saves.local_cache = local[0], _here(local[1])
 
 
 def _here(path: str) -> str:

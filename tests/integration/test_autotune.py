@@ -43,8 +43,10 @@ TUNE = """
         return found and [found.kwargs["XBLOCK"], found.found_by_coordesc]
 
     found = {name: best(kernel(name)) for name in ("one", "two", "three")}
+    # Since torch 2.13 the heuristic's choice is marked like what descent finds, which follows.
+    marks = {"found_by_coordesc": True, "triton_cache_hash": "hash"}
     for name in "one", "two":
-        kernel(name).save(configs[1], 5_000_000)
+        kernel(name).save(configs[1], 5_000_000, **marks)
     kernel("one").save(Config({"XBLOCK": 256}), 4_000_000, found_by_coordesc=True)
 
     for flag in remote, bundled:
@@ -83,7 +85,7 @@ def test_nothing_is_found_that_nobody_tuned(tuned: Start) -> None:
 
 def test_coordinate_descent_outranks_the_heuristic(tuned_again: Start) -> None:
     found = tuned_again.facts["found"]
-    assert (found["one"], found["two"], found["three"]) == ([256, True], [128, False], None)
+    assert (found["one"], found["two"], found["three"]) == ([256, True], [128, True], None)
 
 
 @pytest.mark.parametrize("flag", ["autotune_remote_cache", "bundled_autotune_remote_cache"])

@@ -1,6 +1,7 @@
 """A real server, prefixes of its bucket, and fresh machines."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +23,13 @@ _numbers = count(1)
 
 NewBucket = Callable[[], Bucket]
 NewMachine = Callable[..., Machine]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_as_at_a_terminal() -> None:
+    """Who starts the tests in the background ignores these, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,12 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
     """Make round trips. A may share a TMPDIR with other machines that record; B shares nothing."""
 
     @cache
+    def attempt(script: str, caches: Caches, device: Device) -> RoundTrip | AssertionError:
+        try:
+            return make(script, caches, device)
+        except AssertionError as error:
+            return error
+
     def make(script: str, caches: Caches, device: Device) -> RoundTrip:
         # Scripts, and the ways to run one, do not find each other's graphs; they find its libraries.
         tag = f"{digest_of(script.encode())[:16]}-{caches.name}-{device.name}"
@@ -50,4 +56,10 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
         a.folder.rename(a.folder.with_name(f"{a.folder.name}-gone"))
         return RoundTrip(recorded, b.start(text, **variables), b, text, variables)
 
-    return lambda script, caches=Caches.LOCAL, device=Device.CPU: make(script, caches, device)
+    def outcome(script: str, caches: Caches = Caches.LOCAL, device: Device = Device.CPU) -> RoundTrip:
+        trip = attempt(script, caches, device)
+        if isinstance(trip, AssertionError):
+            raise trip
+        return trip
+
+    return outcome
