@@ -17,7 +17,7 @@ from s3cache.errors import SettingsError
 from s3cache.names import component
 
 DEFAULT_DISK_LIMIT = "10GiB"
-DEFAULT_DEADLINE = "120"
+DEFAULT_DEADLINE_SECONDS = 120.0
 _URL = re.compile(r"s3://([A-Za-z0-9._-]+)((?:/[^?#]*)?)\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\Z")
 _PYTHON = re.compile(r"python[\d.]*\Z")
@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The file that the report is written to."""
     exclude: frozenset[str] = frozenset()
     """Namespaces that are neither read nor written."""
-    deadline_seconds: float = 120.0
+    deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
     """How long a process waits for the bucket in all; past that it compiles."""
 
     @classmethod
@@ -71,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             job=environ.get("S3CACHE_JOB") or job_of(sys.orig_argv if command is None else command),
             report=Path(report).absolute() if report else None,
             exclude=frozenset(filter(None, map(str.strip, environ.get("S3CACHE_EXCLUDE", "").split(",")))),
-            deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or DEFAULT_DEADLINE),
+            deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or str(DEFAULT_DEADLINE_SECONDS)),
         )
 
     @property

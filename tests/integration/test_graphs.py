@@ -57,14 +57,6 @@ def test_a_fresh_machine_executes_no_compiler(recorded: Start, read: Start) -> N
     assert read.compiled == []
 
 
-def test_keys_are_those_of_stock_pytorch(recorder: Machine, recorded: Start) -> None:
-    graphs, results = recorder.keys("fxgraph"), recorder.keys("aotautograd")
-    assert (len(graphs), len(results)) == (2, 1)
-    stock = recorder.start(TRAINING, S3CACHE_URL="")
-    assert stock.facts["inductor"]["fxgraph_cache_hit"] == 2
-    assert (recorder.keys("fxgraph"), recorder.keys("aotautograd")) == (graphs, results)
-
-
 def test_every_variant_of_a_key_is_found(fleet: Fleet) -> None:
     machine = fleet.recorder()
     before = fleet.objects("manifests/fx-graph/")

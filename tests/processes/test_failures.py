@@ -257,8 +257,9 @@ def _mounted(folder: Path, options: str) -> Iterator[Path]:
     """Mount a small filesystem; skips the test where one may not."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False, timeout=10).returncode:
-        pytest.skip("only root may mount a small filesystem")
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False, timeout=10)
+    if mounted.returncode:
+        pytest.skip(f"no small filesystem can be mounted here: {mounted.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -1,13 +1,11 @@
 """Round trips: machine A records a script, machine B starts it with nothing but the bucket."""
 
 from functools import cache
-from textwrap import dedent
 from typing import Protocol
 
 import pytest
 
-from s3cache.digest import digest_of
-from tests.integration.round_trips.trips import DEVICES, STEPS, Caches, Device, RoundTrip
+from tests.integration.round_trips.trips import DEVICES, Caches, Device, RoundTrip, travel
 from tests.integration.starts import Fleet
 
 
@@ -40,21 +38,9 @@ def round_trip(fleet: Fleet) -> MakeRoundTrip:
     @cache
     def attempt(script: str, caches: Caches, device: Device) -> RoundTrip | AssertionError:
         try:
-            return make(script, caches, device)
+            return travel(fleet, script, caches, device, b=fleet.fresh())
         except AssertionError as error:
             return error
-
-    def make(script: str, caches: Caches, device: Device) -> RoundTrip:
-        # Scripts, and the ways to run one, do not find each other's graphs; they find its libraries.
-        tag = f"{digest_of(script.encode())[:16]}-{caches.name}-{device.name}"
-        apart = {"TORCH_COMPILE_CACHE_KEY_TAG": tag, "S3CACHE_JOB": tag}
-        variables = apart | caches.variables | {"DEVICE": device.value, "ROLE": "b"}
-        text = dedent(STEPS) + dedent(script)
-        a, b = fleet.recorder(), fleet.fresh()
-        recorded = a.start(text, **variables | {"ROLE": "a"})
-        # What A left behind could be found by an absolute path.
-        a.folder.rename(a.folder.with_name(f"{a.folder.name}-gone"))
-        return RoundTrip(recorded, b.start(text, **variables), b, text, variables)
 
     def outcome(script: str, caches: Caches = Caches.LOCAL, device: Device = Device.CPU) -> RoundTrip:
         trip = attempt(script, caches, device)

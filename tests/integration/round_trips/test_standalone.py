@@ -2,15 +2,12 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from textwrap import dedent
 
 import pytest
 
-from s3cache.digest import digest_of
-from tests.integration.round_trips.trips import STEPS, Caches, Device, RoundTrip
-from tests.integration.starts import Fleet
+from tests.integration.round_trips.trips import Caches, Device, RoundTrip, travel
+from tests.integration.starts import Fleet, Machine
 
 ARTIFACTS = """
     from torch._inductor import CompiledArtifact, config, standalone_compile
@@ -86,11 +83,12 @@ ARTIFACTS = """
         for kind, aot in kinds.items():
             refused(f"{reason}-{kind}", functions["static"], aot, config.patch(options))
 
-    if edited := os.environ.get("EDITED"):
+    if ROLE == "b":
+        edited = float(os.environ["EDITED"])
         path = folder / "edited.unpacked"
         with empty_folders("edited") as computed:
             loaded = CompiledArtifact.load(path=str(path), format="unpacked")
-            computed(check(loaded, lambda x: (x + 1).sin() * float(edited), arguments("static")))
+            computed(check(loaded, lambda x: (x + 1).sin() * edited, arguments("static")))
     report(steps=steps, errors=errors, has_refused=(folder / "refused").exists())
 """
 FACTOR = "7.25"
@@ -101,41 +99,34 @@ GRAPHS = ("manifests/fx-graph/", "manifests/aot-autograd/")
 LIBRARIES = "manifests/cpp-library/"
 
 
-@dataclass(frozen=True)
-class Moved(RoundTrip):
-    """A round trip for which the artifacts that A saved were copied to B, and one of them edited there."""
-
-    stored: set[str]
-    """What was in the bucket before B started."""
-    added: set[str]
-    """What B added."""
-
-
-Move = Callable[[Caches, Device], Moved]
+Move = Callable[[Caches, Device], tuple[RoundTrip, set[str]]]
 
 
 @pytest.fixture(scope="module")
 def move(fleet: Fleet) -> Move:
+    """Copy the artifacts that A saved to B, edit one of them there, and start B.
+
+    Beside the round trip, return what B added to the bucket.
+    """
+
     @cache
-    def make(caches: Caches, device: Device) -> Moved:
-        tag = {"TORCH_COMPILE_CACHE_KEY_TAG": f"{digest_of(ARTIFACTS.encode())[:16]}-{caches.name}"}
-        variables = tag | caches.variables | {"DEVICE": device.value, "ROLE": "b", "EDITED": EDITED[caches]}
-        text = dedent(STEPS) + dedent(ARTIFACTS)
-        # B has a library to compile, for which it needs the precompiled header.
-        a, b = fleet.recorder(), fleet.recorder()
-        recorded = a.start(text, **variables | {"ROLE": "a", "EDITED": ""})
-        artifacts = b.folder / "artifacts"
-        shutil.copytree(a.folder / "artifacts", artifacts)
-        shutil.copytree(artifacts / "static-plain.unpacked", artifacts / "edited.unpacked")
-        codes = list((artifacts / "edited.unpacked").glob("*/*.py"))
-        assert any(FACTOR in code.read_text() for code in codes)
-        for code in codes:
-            code.write_text(code.read_text().replace(FACTOR, EDITED[caches]))
-        a.folder.rename(a.folder.with_name(f"{a.folder.name}-gone"))
-        stored = set(fleet.objects())
-        restored = b.start(text, **variables)
-        added = set(fleet.objects()) - stored
-        return Moved(recorded, restored, b, text, variables, stored=stored, added=added)
+    def make(caches: Caches, device: Device) -> tuple[RoundTrip, set[str]]:
+        stored: set[str] = set()
+
+        def copy_and_edit(a: Machine, b: Machine) -> None:
+            artifacts = b.folder / "artifacts"
+            shutil.copytree(a.folder / "artifacts", artifacts)
+            shutil.copytree(artifacts / "static-plain.unpacked", artifacts / "edited.unpacked")
+            codes = list((artifacts / "edited.unpacked").glob("*/*.py"))
+            assert any(FACTOR in code.read_text() for code in codes)
+            for code in codes:
+                code.write_text(code.read_text().replace(FACTOR, EDITED[caches]))
+            stored.update(fleet.objects())
+
+        # B has a library to compile, for which it needs the precompiled header that recorders share.
+        b = fleet.recorder()
+        trip = travel(fleet, ARTIFACTS, caches, device, b=b, prepare=copy_and_edit, EDITED=EDITED[caches])
+        return trip, fleet.objects().keys() - stored
 
     return make
 
@@ -145,7 +136,7 @@ def move(fleet: Fleet) -> Move:
 def test_a_graph_is_compiled_to_an_artifact_from_the_bucket(
     move: Move, caches: Caches, device: Device, shape: str, kind: str
 ) -> None:
-    trip = move(caches, device)
+    trip, _ = move(caches, device)
     a, b = trip.on_a(f"{shape}-{kind}"), trip.on_b(f"{shape}-{kind}")
     # An artifact compiled ahead of time holds its graph, which is not cached for itself.
     graphs = 1 if kind == "plain" else 0
@@ -160,7 +151,7 @@ def test_a_graph_is_compiled_to_an_artifact_from_the_bucket(
 def test_a_saved_artifact_is_loaded(
     move: Move, caches: Caches, device: Device, shape: str, kind: str, form: str
 ) -> None:
-    trip = move(caches, device)
+    trip, _ = move(caches, device)
     saved, loaded = trip.on_a(f"{shape}-{kind}"), trip.on_b(f"{shape}-{kind}.{form}-loaded")
     assert (loaded.misses, loaded.hits) == (0, 1 if kind == "plain" else 0)
     # The code is written anew, unless it came unpacked.
@@ -171,20 +162,20 @@ def test_a_saved_artifact_is_loaded(
 def test_an_edited_artifact_takes_effect_and_its_graph_stays_where_it_is(
     move: Move, caches: Caches, device: Device
 ) -> None:
-    trip = move(caches, device)
+    trip, added = move(caches, device)
     original, edited = trip.on_b("static-plain.unpacked-loaded"), trip.on_b("edited")
     assert (edited.misses, edited.hits) == (0, 1)
     assert edited.computed != original.computed
-    assert not [name for name in trip.added if name.startswith(GRAPHS)]
+    assert not [name for name in added if name.startswith(GRAPHS)]
 
 
 def test_of_all_libraries_only_that_of_the_edited_source_is_compiled_and_stored(
     move: Move, caches: Caches
 ) -> None:
-    trip = move(caches, Device.CPU)
+    trip, added = move(caches, Device.CPU)
     (library,) = [command for command in trip.restored.compiled if ".main.cpp" in command]
     assert "/edited.unpacked/" in library
-    assert len([name for name in trip.added if name.startswith(LIBRARIES)]) == 1
+    assert len([name for name in added if name.startswith(LIBRARIES)]) == 1
 
 
 @pytest.mark.parametrize("kind", ["plain", "aot"])
@@ -192,7 +183,7 @@ def test_of_all_libraries_only_that_of_the_edited_source_is_compiled_and_stored(
 def test_what_pytorch_does_not_cache_is_not_saved(
     move: Move, caches: Caches, device: Device, why: str, kind: str
 ) -> None:
-    trip = move(caches, device)
+    trip, _ = move(caches, device)
     for start, step in (trip.recorded, trip.on_a), (trip.restored, trip.on_b):
         counts = step(f"{why}-{kind}")
         assert (counts.misses, counts.hits) == (0, 0)

@@ -1,16 +1,19 @@
 """What a script does in steps, each counted for itself, and what two machines came to with it."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from tests.integration.starts import Machine, Start
+from s3cache.digest import digest_of
+from tests.integration.starts import Fleet, Machine, Start
 
 STEPS = """
-    from contextlib import contextmanager
+    from contextlib import ExitStack, contextmanager
 
     import torch
     from torch import nn
@@ -27,13 +30,10 @@ STEPS = """
         counters.clear()
         torch.manual_seed(0)
         computed = []
-        for patch in patches:
-            patch.__enter__()
-        try:
+        with ExitStack() as patched:
+            for patch in patches:
+                patched.enter_context(patch)
             yield computed.append
-        finally:
-            for patch in reversed(patches):
-                patch.__exit__(None, None, None)
         steps[name] = {
             "computed": [value.double().sum().item().hex() for value in computed],
             **{kind: counters[kind] for kind in ("inductor", "aot_autograd", "dynamo_cache", "frames")},
@@ -120,6 +120,31 @@ class RoundTrip:
 
     def on_b(self, step: str) -> Step:
         return step_of(self.restored, step)
+
+
+def travel(
+    fleet: Fleet,
+    script: str,
+    caches: Caches,
+    device: Device,
+    *,
+    b: Machine,
+    prepare: Callable[[Machine, Machine], None] | None = None,
+    **variables: str,
+) -> RoundTrip:
+    """Record a script on a machine, and start it on machine `b` once `prepare` has had both."""
+    # Scripts, and the ways to run one, do not find each other's graphs; they find its libraries.
+    tag = f"{digest_of(script.encode())[:16]}-{caches.name}-{device.name}"
+    apart = {"TORCH_COMPILE_CACHE_KEY_TAG": tag, "S3CACHE_JOB": tag}
+    variables |= apart | caches.variables | {"DEVICE": device.value, "ROLE": "b"}
+    text = dedent(STEPS) + dedent(script)
+    a = fleet.recorder()
+    recorded = a.start(text, **variables | {"ROLE": "a"})
+    if prepare:
+        prepare(a, b)
+    # What A left behind could be found by an absolute path.
+    a.folder.rename(a.folder.with_name(f"{a.folder.name}-gone"))
+    return RoundTrip(recorded, b.start(text, **variables), b, text, variables)
 
 
 def step_of(start: Start, name: str) -> Step:
