@@ -70,8 +70,10 @@ class Machine:
     def script(self, text: str, name: str = "job.py") -> Path:
         """Write a job down and return its path."""
         path = self.folder / name
-        path.write_text(PREAMBLE + dedent(text))
-        return path
+        # An earlier job may be about to read it: it finds the old one or the new one.
+        written = path.with_suffix(".new")
+        written.write_text(PREAMBLE + dedent(text))
+        return written.replace(path)
 
     def start(self, text: str, **variables: str | None) -> subprocess.Popen[str]:
         """Start a job in a process group of its own."""
