@@ -27,9 +27,10 @@ NewMachine = Callable[..., Machine]
 
 @pytest.fixture(autouse=True, scope="session")
 def _signals_as_at_a_terminal() -> None:
-    """Who starts the tests in the background ignores these, and so would all that they start."""
+    """Who starts the tests in the background ignores some of these, and so would all that they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
