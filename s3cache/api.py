@@ -1,16 +1,17 @@
 """The library's face: `open` for async code, `open_sync` for the rest."""
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from s3cache.cache import Cache
-from s3cache.local import read_entry, read_manifest
-from s3cache.machine import Machine
+from s3cache.local import LocalEntries
+from s3cache.machine import Machine, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry
+from s3cache.names import catalog_prefix
 from s3cache.settings import Mode, Settings
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
@@ -43,33 +44,34 @@ def open_sync(url: str | None = None) -> Iterator["SyncCache"]:
     settings = _settings(url)
     tier = DiskTier(settings.tier_directory, settings.disk_limit)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(open(url)) as cache:
-        yield SyncCache(cache, portal, tier)
+        yield SyncCache(cache, portal, LocalEntries(tier, catalog_prefix(settings.job, platform_tag())))
 
 
 class SyncCache:
     """The synchronous face of a Cache. A hit on the disk tier does not enter the event loop."""
 
-    def __init__(self, cache: Cache, portal: BlockingPortal, tier: DiskTier) -> None:
+    def __init__(self, cache: Cache, portal: BlockingPortal, entries: LocalEntries) -> None:
         self._cache = cache
         self._portal = portal
-        self._tier = tier
+        self._entries = entries
         self._machine = Machine()
 
-    def get(self, namespace: str, key: str) -> Entry | None:
+    def get(self, namespace: str, key: str, members: Collection[str] | None = None) -> Entry | None:
         """Return the first variant whose requirements this machine meets, or None.
 
+        Without `members`, it comes with those that are not on demand.
         Raises StoreError when the bucket is needed and cannot be asked, InvalidName for a bad name.
         """
         for slot in range(MAX_SLOTS):
-            manifest = read_manifest(self._tier, namespace, key, slot)
+            manifest = self._entries.manifest(namespace, key, slot)
             if manifest is None:
                 break
             if self._machine.meets(manifest.requires):
-                entry = read_entry(self._tier, manifest, slot)
+                entry = self._entries.entry(manifest, slot, members)
                 if entry is not None:
                     return entry
                 break
-        return self._portal.call(self._cache.get, namespace, key)
+        return self._portal.call(self._cache.get, namespace, key, members)
 
     def put(
         self,
@@ -80,6 +82,7 @@ class SyncCache:
         variant: str = "",
         requires: Mapping[str, str] | None = None,
         cost_seconds: float = 0.0,
+        on_demand: Collection[str] = (),
     ) -> int:
         """Store a result and return its slot; see Cache.put for what it raises."""
         return self._portal.call(
@@ -91,6 +94,7 @@ class SyncCache:
                 variant=variant,
                 requires=requires,
                 cost_seconds=cost_seconds,
+                on_demand=on_demand,
             )
         )
 

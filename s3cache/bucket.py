@@ -14,6 +14,7 @@ from botocore.handlers import add_expect_header
 from s3cache import ledger
 from s3cache.errors import (
     BucketAbsent,
+    Busy,
     CredentialsAbsent,
     Forbidden,
     ObjectAbsent,
@@ -47,6 +48,14 @@ _REFUSAL_CODES = {
     "AllAccessDisabled",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
+}
+_SLOW_DOWN_CODES = {
+    "503",
+    "SlowDown",
+    "ServiceUnavailable",
+    "RequestLimitExceeded",
+    "TooManyRequests",
+    "429",
 }
 _EXPIRY_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
 _CREDENTIAL_ERRORS = (
@@ -95,13 +104,20 @@ class Bucket(ObjectStore):
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def get(self, name: str) -> bytes:
-        """Return an object. Raises ObjectAbsent, or another StoreError that says why not."""
-        async with self._request("GET", name) as client:
-            response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name)
-            async with response["Body"] as body:
-                data: bytes = await body.read()
-                return data
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        """Return an object, or those of its bytes that lie in `part`.
+
+        Raises ObjectAbsent, or another StoreError that says why not.
+        """
+        bounds = {"Range": f"bytes={part.start}-{part.stop - 1}"} if part is not None else {}
+        try:
+            async with self._request("GET", name) as client:
+                response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
+                async with response["Body"] as body:
+                    data: bytes = await body.read()
+                    return data
+        except _PastEnd:
+            return b""
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object; return False when there is one already."""
@@ -162,6 +178,10 @@ class Bucket(ObjectStore):
             return ObjectAbsent(name)
         if code in ("PreconditionFailed", "412"):
             return _Present(name)
+        if code in ("InvalidRange", "416"):
+            return _PastEnd(name)
+        if code in _SLOW_DOWN_CODES:
+            return Busy(f"{self.url}: the bucket asks for fewer requests ({code})")
         if code in ("ConditionalRequestConflict", "409"):
             return _Conflict(name)
         if code == "NoSuchBucket":
@@ -177,6 +197,10 @@ class Bucket(ObjectStore):
 
 class _Present(StoreError):
     """Raised when a conditional write found an object."""
+
+
+class _PastEnd(StoreError):
+    """Raised when a part begins where the object has ended."""
 
 
 class _Conflict(StoreError):

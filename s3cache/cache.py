@@ -2,18 +2,31 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager
+from itertools import groupby
 from typing import TypeVar
 
 import anyio
 
 from s3cache import frame, ledger, names, profile
 from s3cache import manifest as manifests
-from s3cache.digest import digest_of
-from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, SlotsExhausted
+from s3cache import pack as packs
+from s3cache.digest import raw_digest_of
+from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, SlotsExhausted, StoreError
 from s3cache.machine import Machine
-from s3cache.manifest import Entry, Manifest, Member
-from s3cache.profile import Reference, Segment
+from s3cache.manifest import Entry, Manifest, Place, Result
+from s3cache.pack import Pack, PackFrame
+from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 from s3cache.tier import DiskTier
 
@@ -21,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MEMBERS_AT_ONCE = 32
+AT_ONCE = 32
+"""Requests of one call that are under way at one time."""
 
 
 class Cache:
@@ -41,19 +55,24 @@ class Cache:
         self._flights: dict[str, _Flight] = {}
         self._broken: set[str] = set()
         self.downloaded: dict[str, float] = {}
-        """Names of manifests whose bytes came from the bucket, and when by the monotonic clock."""
+        """Names in the disk tier of what came from the bucket, and when by the monotonic clock."""
+        self.created: set[str] = set()
+        """Names of manifests that were not there before they were put here."""
         self.tier_failure: DiskTierError | None = None
 
-    async def get(self, namespace: str, key: str) -> Entry | None:
+    async def get(self, namespace: str, key: str, members: Collection[str] | None = None) -> Entry | None:
         """Return the first variant whose requirements this machine meets, or None.
 
+        Without `members`, it comes with those that are not on demand.
         Raises StoreError when the bucket is needed and cannot be asked, InvalidName for a bad name.
         """
-        async for entry in self.variants(namespace, key):
+        async for entry in self.variants(namespace, key, members):
             return entry
         return None
 
-    async def variants(self, namespace: str, key: str) -> AsyncIterator[Entry]:
+    async def variants(
+        self, namespace: str, key: str, members: Collection[str] | None = None
+    ) -> AsyncIterator[Entry]:
         """Yield every variant whose requirements this machine meets, in the order of the slots.
 
         Raises StoreError when the bucket is needed and cannot be asked, InvalidName for a bad name.
@@ -63,7 +82,7 @@ class Cache:
             try:
                 manifest = await self.manifest(namespace, key, slot)
                 if self._machine.meets(manifest.requires):
-                    yield await self.entry(manifest, slot)
+                    yield await self.entry(manifest, slot, members)
             except ObjectAbsent:
                 return
             except Corrupt as error:
@@ -79,8 +98,7 @@ class Cache:
         async def download() -> bytes:
             data = await self._objects.get(name)
             manifests.decode(data)
-            self._count_down(namespace, data)
-            self.downloaded[name] = time.monotonic()
+            _count_down(namespace, data)
             return data
 
         try:
@@ -94,66 +112,89 @@ class Cache:
         return manifest
 
     async def segment(self, name: str) -> Segment:
-        """Return a segment. Raises ObjectAbsent, or Corrupt when it cannot be used."""
+        """Return a segment, and lay its catalog down for those who look on the disk.
+
+        Raises ObjectAbsent, or Corrupt when it cannot be used.
+        """
 
         async def download() -> bytes:
             data = await self._objects.get(name)
             profile.decode(data)
             return data
 
-        return profile.decode(await self._through_tier(name, download))
+        data = await self._through_tier(name, download)
+        segment = profile.decode(data)
+        self.keep_segment(name, data, segment)
+        return segment
 
-    async def adopt(self, reference: Reference) -> None:
-        """Put the manifest that a reference carries, if any, into the disk tier.
+    def keep_segment(self, name: str, data: bytes, segment: Segment) -> None:
+        """Lay a segment down in the disk tier, and its catalog for those who look on the disk."""
+        self._keep(name, data)
+        self._keep(names.catalog_name(name), segment.catalog)
 
-        Raises Corrupt when it is not the manifest that the reference names.
-        """
-        if reference.manifest is None:
-            return
-        manifest = manifests.decode(reference.manifest)
-        if (manifest.namespace, manifest.key) != (reference.namespace, reference.key):
-            raise Corrupt(f"a segment carries another manifest as {reference.name}")
-        if not self._tier.has(reference.name):
-            self._keep(reference.name, reference.manifest)
-            self.downloaded[reference.name] = time.monotonic()
-
-    async def entry(self, manifest: Manifest, slot: int) -> Entry:
+    async def entry(self, manifest: Manifest, slot: int, members: Collection[str] | None = None) -> Entry:
         """Return a manifest's entry. Raises Corrupt when a member is gone or does not match."""
+        frames: dict[str, bytes] = {}
+
+        async def load(place: Place) -> None:
+            frames[place.name] = frame.decompress(await self._frame(manifest, place), limit=place.size)
+
         contents: dict[str, bytes] = {}
-
-        async def load(member: Member) -> None:
-            contents[member.name] = await self._content(manifest, member)
-
-        try:
-            await _for_each(manifest.members, load)
-        except (ObjectAbsent, Corrupt) as error:
-            self._broken.add(names.manifest_name(manifest.namespace, manifest.key, slot))
-            raise Corrupt(f"a member is missing or damaged: {error}") from error
+        with self._noting_damage(manifest, slot):
+            await _for_each(manifest.places(members), load)
+            for member in manifest.wanted(members):
+                grown = None if member.inline is not None else frames[manifest.frames[member.frame].name]
+                contents[member.name] = manifests.content_of(member, grown)
         return manifests.entry_of(manifest, slot, contents)
 
-    async def fill(self, namespace: str, key: str, slot: int) -> None:
-        """Bring a slot's manifest, and its blobs if this machine may use them, into the disk tier.
+    async def fill(self, manifest: Manifest, slot: int, members: Collection[str] | None = None) -> None:
+        """Bring the frames of a manifest's members, if this machine may use them, into the disk tier.
 
-        Raises ObjectAbsent when the slot is empty, Corrupt when it cannot be used, DiskTierError when
-        the tier takes nothing, another StoreError when the bucket cannot be asked.
+        Raises Corrupt when they cannot be used, DiskTierError when the tier takes nothing, another
+        StoreError when the bucket cannot be asked.
         """
-        manifest = await self.manifest(namespace, key, slot)
         if not self._machine.may_meet(manifest.requires):
             return
 
-        async def load(member: Member) -> None:
-            if member.inline is None and not self._tier.has(names.blob_name(member.digest)):
-                await self._content(manifest, member)
-                if self.tier_failure and not self._tier.has(names.blob_name(member.digest)):
+        async def load(place: Place) -> None:
+            if not self._tier.has(place.name):
+                await self._frame(manifest, place)
+                if self.tier_failure and not self._tier.has(place.name):
                     raise self.tier_failure
 
-        if self.tier_failure and not self._tier.has(names.manifest_name(namespace, key, slot)):
-            raise self.tier_failure
-        try:
-            await _for_each(manifest.members, load)
-        except (ObjectAbsent, Corrupt) as error:
-            self._broken.add(names.manifest_name(namespace, key, slot))
-            raise Corrupt(f"a member is missing or damaged: {error}") from error
+        with self._noting_damage(manifest, slot):
+            await _for_each(manifest.places(members), load)
+
+    async def fetch(self, frames: Sequence[PackFrame]) -> None:
+        """Bring frames that follow each other in one pack into the disk tier, with one request.
+
+        Those that are there, or on their way, are left out.
+        Raises Corrupt when the pack has other bytes, another StoreError when the bucket cannot be asked.
+        """
+        for run in _runs(frames, self._is_needed):
+            flights = {packed.place.name: _Flight() for packed in run}
+            self._flights |= flights
+            first, last = run[0].place, run[-1].place
+            try:
+                data = await self._part(first.pack, range(first.offset, last.offset + last.length))
+                for packed in run:
+                    start = packed.place.offset - first.offset
+                    flight = flights[packed.place.name]
+                    try:
+                        flight.content = self._land(packed, data[start : start + packed.place.length])
+                    except Corrupt as error:
+                        flight.error = error
+                for flight in flights.values():
+                    if flight.error:
+                        raise flight.error
+            except StoreError as error:
+                for flight in flights.values():
+                    flight.error = error
+                raise
+            finally:
+                for name, flight in flights.items():
+                    del self._flights[name]
+                    flight.landed.set()
 
     async def put(
         self,
@@ -164,92 +205,173 @@ class Cache:
         variant: str = "",
         requires: Mapping[str, str] | None = None,
         cost_seconds: float = 0.0,
+        on_demand: Collection[str] = (),
     ) -> int:
-        """Store a result and return its slot: blobs first, then the manifest; nothing is overwritten.
+        """Store a result and return its slot; nothing is overwritten.
 
         When the same variant is there already, that one stays.
         Raises StoreError when the bucket refuses, SlotsExhausted when the key has too many variants,
         InvalidName for a bad name.
         """
-        manifest, frames = manifests.build(
+        result = Result(
             namespace,
             key,
-            members,
-            variant=variant,
-            requires=requires,
-            cost_seconds=cost_seconds,
-            writer=self._writer,
+            dict(members),
+            variant,
+            dict(requires or {}),
+            cost_seconds,
+            frozenset(on_demand),
         )
-        data = manifests.encode(manifest)
-        pending = dict(frames)
-        suspicious = False
-        for slot in range(manifests.MAX_SLOTS):
-            name = names.manifest_name(namespace, key, slot)
-            # Blobs are worth a look first: someone may have stored the same result meanwhile.
-            present = await self._present(namespace, key, slot) if frames or self._tier.has(name) else None
-            if present is None:
-                await self._upload(namespace, pending, suspicious)
-                if await self._objects.create(name, data):
-                    self._count_up(namespace, data)
-                    ledger.current().namespaces[namespace].puts += 1
-                    self._keep(name, data)
-                    for member in manifest.members:
-                        if member.inline is None:
-                            self._keep(names.blob_name(member.digest), members[member.name])
-                    return slot
-                present = await self._present(namespace, key, slot)
-            if name in self._broken:
-                suspicious = True
-            elif present and present.is_same_variant(manifest):
-                return slot
-        raise SlotsExhausted(f"{namespace} {key} has {manifests.MAX_SLOTS} variants already")
+        (slot,) = await self.put_all([result])
+        if slot is None:
+            raise SlotsExhausted(f"{namespace} {key} has {manifests.MAX_SLOTS} variants already")
+        return slot
 
-    async def _present(self, namespace: str, key: str, slot: int) -> Manifest | None:
+    async def put_all(self, results: Sequence[Result]) -> list[int | None]:
+        """Store results, the large ones in one pack: the pack first, then the manifests.
+
+        Returns the slot of each, None where the key has too many variants already.
+        Raises StoreError when the bucket refuses, InvalidName for a bad name.
+        """
+        for result in results:
+            manifests.check_names(result)
+        slots: list[int | None] = [None] * len(results)
+        from_slot = [0] * len(results)
+        inline = [manifests.inline(result, self._writer) for result in results]
+        large = [number for number, manifest in enumerate(inline) if manifest is None]
+        missing: list[int] = []
+
+        async def look(number: int) -> None:
+            # Someone may have stored the same result meanwhile.
+            slots[number], from_slot[number] = await self._find(results[number])
+            if slots[number] is None and from_slot[number] < manifests.MAX_SLOTS:
+                missing.append(number)
+
+        async def claim(item: tuple[int, Manifest]) -> None:
+            number, manifest = item
+            slots[number] = await self._claim(manifest, from_slot[number])
+
+        await _for_each(large, look)
+        missing.sort()
+        built = packs.build([results[number] for number in missing], self._writer)
+        if missing:
+            await self.upload(built)
+        claims = [(number, manifest) for number, manifest in enumerate(inline) if manifest is not None]
+        await _for_each([*claims, *zip(missing, built.manifests, strict=True)], claim)
+        return slots
+
+    async def _find(self, result: Result) -> tuple[int | None, int]:
+        """Return the slot that holds a result already, or None, and the first slot that may be free."""
+        variant = manifests.variant_of(result)
+        for slot in range(manifests.MAX_SLOTS):
+            try:
+                present = await self.manifest(result.namespace, result.key, slot)
+            except ObjectAbsent:
+                return None, slot
+            except Corrupt:
+                continue
+            if self._is_whole(present, slot) and present.is_same_variant(variant, result.requires):
+                return slot, slot
+        return None, manifests.MAX_SLOTS
+
+    async def _claim(self, manifest: Manifest, from_slot: int) -> int | None:
+        data = manifests.encode(manifest)
+        for slot in range(from_slot, manifests.MAX_SLOTS):
+            name = names.manifest_name(manifest.namespace, manifest.key, slot)
+            present = await self._present(manifest, slot) if self._tier.has(name) else None
+            # A slot must not stay empty: what lies behind it would not be found.
+            if present is None and await self._objects.create(name, data):
+                _count_up(manifest.namespace, data)
+                ledger.current().namespaces[manifest.namespace].puts += 1
+                self.created.add(name)
+                self._keep(name, data)
+                return slot
+            present = present or await self._present(manifest, slot)
+            if (
+                present
+                and present.is_same_variant(manifest.variant, manifest.requires)
+                and self._is_whole(present, slot)
+            ):
+                return slot
+        return None
+
+    async def _present(self, manifest: Manifest, slot: int) -> Manifest | None:
         try:
-            return await self.manifest(namespace, key, slot)
+            return await self.manifest(manifest.namespace, manifest.key, slot)
         except (ObjectAbsent, Corrupt):
             return None
 
-    async def _upload(self, namespace: str, frames: dict[str, bytes], suspicious: bool) -> None:
-        async def upload(item: tuple[str, bytes]) -> None:
-            digest, data = item
-            name = names.blob_name(digest)
-            created = await self._objects.create(name, data)
-            if not created and (suspicious or name in self._broken) and not await self._is_right(digest):
-                await self._objects.delete(name)
-                created = await self._objects.create(name, data)
-            self._broken.discard(name)
+    async def upload(self, pack: Pack) -> None:
+        """Store a pack, and keep in the disk tier what a start reads of it.
+
+        Raises StoreError when the bucket refuses.
+        """
+        name = names.pack_name(pack.digest)
+        created = await self._objects.create(name, pack.data)
+        # A writer that died in the middle of it may have left a part.
+        if not created and not await self._is_right(pack):
+            await self._objects.delete(name)
+            created = await self._objects.create(name, pack.data)
+        read = {place.name for manifest in pack.manifests for place in manifest.places(None)}
+        for packed in pack.frames:
+            place = packed.place
+            data = pack.data[place.offset : place.offset + place.length]
             if created:
-                self._count_up(namespace, data)
+                _count_up(packed.namespace, data)
+            if place.name in read:
+                self._keep(place.name, data)
 
-        await _for_each(frames.items(), upload)
-        frames.clear()
-
-    async def _is_right(self, digest: str) -> bool:
+    async def _is_right(self, pack: Pack) -> bool:
         try:
-            return digest_of(frame.decompress(await self._objects.get(names.blob_name(digest)))) == digest
-        except (ObjectAbsent, Corrupt):
+            return raw_digest_of(await self._objects.get(names.pack_name(pack.digest))) == pack.digest
+        except ObjectAbsent:
+            # Another writer is replacing it.
             return False
 
-    async def _content(self, manifest: Manifest, member: Member) -> bytes:
-        if member.inline is not None:
-            return manifests.open_inline(member)
-        name = names.blob_name(member.digest)
+    @contextmanager
+    def _noting_damage(self, manifest: Manifest, slot: int) -> Iterator[None]:
+        try:
+            yield
+        except (ObjectAbsent, Corrupt) as error:
+            self._broken.add(names.manifest_name(manifest.namespace, manifest.key, slot))
+            raise Corrupt(f"a member is missing or damaged: {error}") from error
+
+    def _is_whole(self, manifest: Manifest, slot: int) -> bool:
+        return names.manifest_name(manifest.namespace, manifest.key, slot) not in self._broken
+
+    async def _frame(self, manifest: Manifest, place: Place) -> bytes:
+        """Return the bytes that a frame has in its pack, once what the manifest says of it holds."""
 
         async def download() -> bytes:
-            data = await self._objects.get(name)
-            self._count_down(manifest.namespace, data)
+            data = await self._part(place.pack, range(place.offset, place.offset + place.length))
+            _count_down(manifest.namespace, data)
             try:
-                content = frame.decompress(data, limit=member.size)
-                if digest_of(content) != member.digest:
-                    raise Corrupt(f"{name} does not match its digest")
+                grown = frame.decompress(data, limit=place.size)
+                for member in manifest.members:
+                    if member.inline is None and manifest.frames[member.frame] == place:
+                        manifests.content_of(member, grown)
             except Corrupt:
-                self._broken.add(name)
                 ledger.current().quarantined += 1
                 raise
-            return content
+            return data
 
-        return await self._through_tier(name, download)
+        return await self._through_tier(place.name, download)
+
+    async def _part(self, pack: bytes, part: range) -> bytes:
+        return await self._objects.get(names.pack_name(pack), part)
+
+    def _is_needed(self, packed: PackFrame) -> bool:
+        name = packed.place.name
+        return name not in self._flights and not self._tier.has(name)
+
+    def _land(self, packed: PackFrame, data: bytes) -> bytes:
+        _count_down(packed.namespace, data)
+        if raw_digest_of(data) != packed.digest:
+            ledger.current().quarantined += 1
+            raise Corrupt(f"{packed.place.name} does not match its digest")
+        self._keep(packed.place.name, data)
+        self.downloaded[packed.place.name] = time.monotonic()
+        return data
 
     async def _through_tier(self, name: str, download: Callable[[], Awaitable[bytes]]) -> bytes:
         content = self._tier.read(name)
@@ -266,6 +388,7 @@ class Cache:
         try:
             flight.content = await download()
             self._keep(name, flight.content)
+            self.downloaded[name] = time.monotonic()
             return flight.content
         except S3CacheError as error:
             flight.error = error
@@ -282,14 +405,6 @@ class Cache:
                 logger.warning("the disk tier takes nothing more: %s", error)
             self.tier_failure = error
 
-    @staticmethod
-    def _count_down(namespace: str, data: bytes) -> None:
-        ledger.current().namespaces[namespace].bytes_down += len(data)
-
-    @staticmethod
-    def _count_up(namespace: str, data: bytes) -> None:
-        ledger.current().namespaces[namespace].bytes_up += len(data)
-
 
 class _Flight:
     """One download that several may wait for. A leader that is cancelled leaves neither outcome."""
@@ -300,10 +415,25 @@ class _Flight:
         self.error: S3CacheError | None = None
 
 
+def _count_down(namespace: str, data: bytes) -> None:
+    ledger.current().namespaces[namespace].bytes_down += len(data)
+
+
+def _count_up(namespace: str, data: bytes) -> None:
+    ledger.current().namespaces[namespace].bytes_up += len(data)
+
+
+def _runs(frames: Sequence[PackFrame], is_needed: Callable[[PackFrame], bool]) -> Iterator[list[PackFrame]]:
+    """Yield the longest runs of frames that are needed."""
+    for needed, run in groupby(frames, key=is_needed):
+        if needed:
+            yield list(run)
+
+
 async def _for_each(items: Iterable[T], function: Callable[[T], Awaitable[None]]) -> None:
     """Run `function` on all items at once; the first error of ours cancels the rest and is raised."""
     failure: list[S3CacheError] = []
-    limiter = anyio.Semaphore(MEMBERS_AT_ONCE)
+    limiter = anyio.Semaphore(AT_ONCE)
 
     async def run(item: T) -> None:
         try:

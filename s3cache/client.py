@@ -9,16 +9,17 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
+from s3cache import names
 from s3cache.agent import protocol
 from s3cache.agent.address import agent_directory
 from s3cache.agent.connection import Connection
 from s3cache.digest import digest_of
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
-from s3cache.local import read_entry, read_manifest
-from s3cache.machine import Machine
-from s3cache.manifest import MAX_SLOTS, Entry, Manifest
+from s3cache.local import LocalEntries
+from s3cache.machine import Machine, platform_tag
+from s3cache.manifest import MAX_SLOTS, Entry, Manifest, Result
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
 from s3cache.tier import DiskTier
@@ -44,6 +45,8 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
+        catalogs = names.catalog_prefix(settings.job, platform_tag())
+        self._entries = LocalEntries(self._tier, catalogs)
         self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS
@@ -55,37 +58,42 @@ class Client:
         self._puts: set[tuple[str, ...]] = set()
         self._hits: set[tuple[str, str, int]] = set()
 
-    def variants(self, namespace: str, key: str) -> Iterator[Entry]:
-        """Yield every stored variant whose requirements this machine meets, in slot order."""
+    def variants(self, namespace: str, key: str, members: Collection[str] | None = None) -> Iterator[Entry]:
+        """Yield every stored variant whose requirements this machine meets, in slot order.
+
+        Without `members`, each comes with those that are not on demand.
+        """
         if namespace in self.settings.exclude:
             return
         found = False
         for slot in range(MAX_SLOTS):
             started = time.perf_counter()
-            manifest = read_manifest(self._tier, namespace, key, slot)
+            manifest = self._entries.manifest(namespace, key, slot)
             if manifest is None:
-                status = self._bring(namespace, key, slot)
+                status = self._bring(namespace, key, slot, members)
                 if status == "unusable":
                     continue
-                manifest = read_manifest(self._tier, namespace, key, slot)
+                manifest = self._entries.manifest(namespace, key, slot)
                 if status != "ready" or manifest is None:
                     break
-            entry = self._entry(manifest, slot) if machine.meets(manifest.requires) else None
+            entry = self._entry(manifest, slot, members) if machine.meets(manifest.requires) else None
             if entry is not None:
                 found = True
+                opened = [member.name for member in manifest.wanted(members) if member.on_demand]
                 # A variant whose guards did not hold is met again at the next look-up of its key.
-                if (namespace, key, slot) not in self._hits:
+                if opened or (namespace, key, slot) not in self._hits:
                     self._hits.add((namespace, key, slot))
-                    self._agent.say(protocol.Hit(namespace, key, slot, time.perf_counter() - started))
+                    seconds = time.perf_counter() - started
+                    self._agent.say(protocol.Hit(namespace, key, slot, opened, seconds))
                 self._say_quarantined()
                 yield entry
         if not found:
             self._agent.say(protocol.Miss(namespace))
         self._say_quarantined()
 
-    def get(self, namespace: str, key: str) -> Entry | None:
+    def get(self, namespace: str, key: str, members: Collection[str] | None = None) -> Entry | None:
         """Return the first variant whose requirements this machine meets, or None."""
-        return next(self.variants(namespace, key), None)
+        return next(self.variants(namespace, key, members), None)
 
     def put(
         self,
@@ -96,6 +104,7 @@ class Client:
         variant: str = "",
         requires: Mapping[str, str] | None = None,
         cost_seconds: float = 0.0,
+        on_demand: Collection[str] = (),
     ) -> None:
         """Spool a result; the agent, or the next start on this machine, stores it."""
         if self.settings.mode is not Mode.READ_WRITE or namespace in self.settings.exclude:
@@ -108,12 +117,15 @@ class Client:
             self._puts.add(identity)
             self._spool.add(
                 Put(
-                    namespace=namespace,
-                    key=key,
-                    members=dict(members),
-                    variant=variant,
-                    requires=dict(requires or {}),
-                    cost_seconds=cost_seconds,
+                    Result(
+                        namespace=namespace,
+                        key=key,
+                        members=dict(members),
+                        variant=variant,
+                        requires=dict(requires or {}),
+                        cost_seconds=cost_seconds,
+                        on_demand=frozenset(on_demand),
+                    ),
                     job=self.settings.job,
                     run=self._agent.run,
                 )
@@ -157,16 +169,20 @@ class Client:
         except (OSError, RuntimeError) as error:
             self._warn(f"the agent cannot be started: {error}")
 
-    def _entry(self, manifest: Manifest, slot: int) -> Entry | None:
-        entry = read_entry(self._tier, manifest, slot)
-        if entry is None and self._bring(manifest.namespace, manifest.key, slot) == "ready":
-            return read_entry(self._tier, manifest, slot)
+    def _entry(self, manifest: Manifest, slot: int, members: Collection[str] | None) -> Entry | None:
+        entry = self._entries.entry(manifest, slot, members)
+        if entry is None and self._bring(manifest.namespace, manifest.key, slot, members) == "ready":
+            # It may lie elsewhere than was known.
+            moved = self._entries.manifest(manifest.namespace, manifest.key, slot)
+            return self._entries.entry(moved, slot, members) if moved else None
         return entry
 
-    def _bring(self, namespace: str, key: str, slot: int) -> str:
+    def _bring(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> str:
         seconds = min(self._patience or PROBE_SECONDS, self._waiting_left)
         deadline = time.monotonic() + seconds - _TELLING_SECONDS
-        reply = self._ask(protocol.Lookup(namespace, key, slot, deadline))
+        named = None if members is None else list(members)
+        reply = self._ask(protocol.Lookup(namespace, key, slot, named, deadline))
+        self._entries.look_again()
         return reply.status if isinstance(reply, protocol.Found) else "unavailable"
 
     def _ask(self, request: protocol.Request) -> protocol.Reply | None:

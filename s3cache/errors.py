@@ -12,6 +12,7 @@ S3CacheError
     ├── BucketAbsent         there is no such bucket
     ├── CredentialsAbsent    no credentials were found, or they have expired
     ├── Forbidden            the credentials do not allow it
+    ├── Busy                 the store asks for fewer requests
     ├── WrongRegion          the bucket lives in another region
     └── Unreachable          no answer: refused, timed out, or the breaker is open
 """
@@ -63,6 +64,10 @@ class CredentialsAbsent(StoreError):
 
 class Forbidden(StoreError):
     """Raised when the credentials do not allow a request."""
+
+
+class Busy(StoreError):
+    """Raised when the store asks for fewer requests (503), after retries."""
 
 
 class WrongRegion(StoreError):

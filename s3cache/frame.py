@@ -4,8 +4,10 @@ import zstandard
 
 from s3cache.errors import Corrupt
 
-LEVEL = 3
+LEVEL = 9
+"""Twice the time of level 3, and a quarter less to store: docs/measurements has the table."""
 MAX_CONTENT_BYTES = 2 << 30
+"""What a frame may grow to."""
 
 
 def compress(content: bytes) -> bytes:

@@ -1,39 +1,94 @@
 """Entries straight from the disk tier: synchronous, and never anything but the disk."""
 
+import logging
+from collections import OrderedDict
+from collections.abc import Collection
+from contextlib import suppress
+
+from s3cache import frame, names
 from s3cache import manifest as manifests
-from s3cache import names
+from s3cache.catalog import Catalog
 from s3cache.errors import Corrupt
-from s3cache.manifest import Entry, Manifest, Member
+from s3cache.manifest import Entry, Manifest, Place
 from s3cache.tier import DiskTier
 
+logger = logging.getLogger(__name__)
 
-def read_manifest(tier: DiskTier, namespace: str, key: str, slot: int) -> Manifest | None:
-    """Return the manifest in a slot, or None when the tier has none that is that key's."""
-    data = tier.read(names.manifest_name(namespace, key, slot))
-    if data is None:
-        return None
-    try:
-        manifest = manifests.decode(data)
-    except Corrupt:
-        return None
-    return manifest if (manifest.namespace, manifest.key) == (namespace, key) else None
+GROWN_BYTES = 16 << 20
+"""What is kept of the frames that were read last: their neighbours are likely to be next."""
 
 
-def read_entry(tier: DiskTier, manifest: Manifest, slot: int) -> Entry | None:
-    """Return a manifest's entry, or None when the tier lacks one of its members."""
-    contents: dict[str, bytes] = {}
-    for member in manifest.members:
-        content = _read_member(tier, member)
-        if content is None:
+class LocalEntries:
+    """What the disk tier has of a job's results.
+
+    A manifest lies there by itself, or in a catalog of the job's profile, which came in one piece.
+    """
+
+    def __init__(self, tier: DiskTier, catalogs: str) -> None:
+        self._tier = tier
+        self._prefix = catalogs
+        self._catalogs: dict[str, Catalog] = {}
+        self._grown: OrderedDict[str, bytes] = OrderedDict()
+        self.look_again()
+
+    def manifest(self, namespace: str, key: str, slot: int) -> Manifest | None:
+        """Return the manifest in a slot, or None when the tier has none that is that key's."""
+        name = names.manifest_name(namespace, key, slot)
+        try:
+            data = self._tier.read(name)
+            found = manifests.decode(data) if data is not None else self._in_catalogs(name)
+        except Corrupt as error:
+            logger.warning("%s is skipped: %s", name, error)
             return None
-        contents[member.name] = content
-    return manifests.entry_of(manifest, slot, contents)
+        if found is None or (found.namespace, found.key) != (namespace, key):
+            return None
+        return found
 
+    def entry(self, manifest: Manifest, slot: int, members: Collection[str] | None = None) -> Entry | None:
+        """Return a manifest's entry, or None when the tier lacks one of the members, or has it damaged.
 
-def _read_member(tier: DiskTier, member: Member) -> bytes | None:
-    if member.inline is None:
-        return tier.read(names.blob_name(member.digest), member.digest)
-    try:
-        return manifests.open_inline(member)
-    except Corrupt:
+        Without `members`, it has those that are not on demand.
+        """
+        contents: dict[str, bytes] = {}
+        try:
+            for member in manifest.wanted(members):
+                place = None if member.inline is not None else manifest.frames[member.frame]
+                grown = self._grow(place) if place else None
+                if place and grown is None:
+                    return None
+                contents[member.name] = manifests.content_of(member, grown)
+        except Corrupt as error:
+            logger.warning("%s %s slot %d is damaged: %s", manifest.namespace, manifest.key, slot, error)
+            return None
+        return manifests.entry_of(manifest, slot, contents)
+
+    def look_again(self) -> None:
+        """Take notice of catalogs that came, or went, since."""
+        catalogs: dict[str, Catalog] = {}
+        # The newest first: what it says of where a result lies is what holds now.
+        for name in reversed(self._tier.names(self._prefix)):
+            if name in self._catalogs:
+                catalogs[name] = self._catalogs[name]
+            elif (data := self._tier.read(name)) is not None:
+                with suppress(Corrupt):
+                    catalogs[name] = Catalog(data)
+        self._catalogs = catalogs
+
+    def _in_catalogs(self, name: str) -> Manifest | None:
+        for catalog in self._catalogs.values():
+            if reference := catalog.find(name):
+                return reference.manifest
         return None
+
+    def _grow(self, place: Place) -> bytes | None:
+        grown = self._grown.get(place.name)
+        if grown is None:
+            data = self._tier.read(place.name)
+            if data is None:
+                return None
+            grown = self._grown[place.name] = frame.decompress(data, limit=place.size)
+            while len(self._grown) > 1 and sum(map(len, self._grown.values())) > GROWN_BYTES:
+                self._grown.popitem(last=False)
+        else:
+            self._grown.move_to_end(place.name)
+        return grown

@@ -1,29 +1,61 @@
-"""Manifests: what one compiler result consists of and what it requires of a machine. Pure."""
+"""Manifests: what one compiler result consists of, where its bytes lie, what it requires. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from s3cache import envelope, frame, names
-from s3cache.digest import digest_of
+from s3cache.digest import DIGEST_BYTES, digest_of, raw_digest_of
 from s3cache.errors import Corrupt, InvalidName
 from s3cache.namespaces import Rule, rule_of
 
 MAX_SLOTS = 64
 """How many variants a key may have."""
-INLINE_CONTENT_BYTES = 64 << 20
-"""What an inline member may grow to."""
-INLINE_BYTES = 64 << 10
-"""Members that compress to no more than this together lie in the manifest: one request, not two."""
+INLINE_CONTENT_BYTES = 64 << 10
+"""What the members that lie in a manifest may have together."""
+INLINE_BYTES = 1 << 10
+"""Members that compress to no more than this together lie in the manifest, and so in segments."""
 
 
-class Member(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One named part of a result: its digest, its size in bytes, and its frame when it is inline."""
+class Result(msgspec.Struct, frozen=True):
+    """What a compiler made. Members that are on demand come only to who names them."""
+
+    namespace: str
+    key: str
+    members: dict[str, bytes]
+    variant: str = ""
+    requires: dict[str, str] = {}
+    cost_seconds: float = 0.0
+    on_demand: frozenset[str] = frozenset()
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where a frame lies: in which pack, the bytes it has there, and those it grows to."""
+
+    pack: bytes
+    offset: int
+    length: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The name that the frame has in the disk tier."""
+        return names.frame_name(self.pack, self.offset)
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """One named part of a result: its digest, its size in bytes, and its own frame when it is inline.
+
+    Otherwise it starts at byte `start` of what the manifest's frame `frame` grows to.
+    """
 
     name: str
-    digest: str
+    digest: bytes
     size: int
+    on_demand: bool = False
     inline: bytes | None = None
+    frame: int = 0
+    start: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,19 +64,31 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     namespace: str
     key: str
     members: list[Member]
+    frames: list[Place] = []
     variant: str = ""
     requires: dict[str, str] = {}
     cost_seconds: float = 0.0
     components: list[str] = []
     writer: dict[str, str] = {}
 
-    def is_same_variant(self, other: "Manifest") -> bool:
-        """Return whether both are results for the same guards and the same machines."""
-        return (self.variant, self.requires) == (other.variant, other.requires)
+    def is_same_variant(self, variant: str, requires: Mapping[str, str]) -> bool:
+        """Return whether it is of these guards and for these machines."""
+        return (self.variant, self.requires) == (variant, requires)
+
+    def wanted(self, members: Collection[str] | None) -> list[Member]:
+        """Return the members of these names; without names, those that are not on demand."""
+        if members is None:
+            return [member for member in self.members if not member.on_demand]
+        return [member for member in self.members if member.name in members]
+
+    def places(self, members: Collection[str] | None) -> list[Place]:
+        """Return the frames that hold `wanted(members)`."""
+        held = {member.frame for member in self.wanted(members) if member.inline is None}
+        return [self.frames[number] for number in sorted(held)]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A result with the content of its members."""
+    """A result with the content of its members, of those that were wanted."""
 
     namespace: str
     key: str
@@ -64,61 +108,112 @@ def encode(manifest: Manifest) -> bytes:
 
 def decode(data: bytes) -> Manifest:
     """Return the manifest in `data`. Raises Corrupt when it is damaged or names what it may not."""
-    manifest = envelope.unseal(data, _decoder)
+    return check(envelope.unseal(data, _decoder))
+
+
+def check(manifest: Manifest) -> Manifest:
+    """Return `manifest`. Raises Corrupt when it names what it may not."""
     try:
         names.check_namespace(manifest.namespace)
+        for place in manifest.frames:
+            check_place(place)
         for member in manifest.members:
             names.check_member(member.name)
-            names.check_digest(member.digest)
-            if member.inline is not None and member.size > INLINE_CONTENT_BYTES:
-                raise Corrupt(f"inline member {member.name} states {member.size} bytes")
+            _check_member(member, manifest.frames)
     except InvalidName as error:
         raise Corrupt(str(error)) from error
     return manifest
 
 
-def build(
-    namespace: str,
-    key: str,
-    members: Mapping[str, bytes],
-    *,
-    variant: str = "",
-    requires: Mapping[str, str] | None = None,
-    cost_seconds: float = 0.0,
-    writer: Mapping[str, str] | None = None,
-) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest of a result and the frames, by digest, that do not fit into it.
+def check_names(result: Result) -> None:
+    """Raise InvalidName when the namespace or a member's name cannot be used."""
+    names.check_namespace(result.namespace)
+    for name in result.members:
+        names.check_member(name)
 
-    Where all values of a key are kept, the digest of the members is the variant unless one is given.
+
+def variant_of(result: Result) -> str:
+    """Return the variant of a result.
+
+    Where all values of a key are kept, it is the digest of the members unless one is given.
+    """
+    if result.variant or rule_of(result.namespace) is Rule.FIRST:
+        return result.variant
+    said = (f"{name} {digest_of(content)}" for name, content in sorted(result.members.items()))
+    return digest_of("\n".join(said).encode())
+
+
+def _check_member(member: Member, frames: list[Place]) -> None:
+    if len(member.digest) != DIGEST_BYTES:
+        raise Corrupt(f"member {member.name} has no digest")
+    if member.inline is not None:
+        room = INLINE_CONTENT_BYTES
+    elif 0 <= member.frame < len(frames) and member.start >= 0:
+        room = frames[member.frame].size - member.start
+    else:
+        raise Corrupt(f"member {member.name} lies in no frame")
+    if not 0 <= member.size <= room:
+        raise Corrupt(f"member {member.name} states {member.size} bytes, there are {room}")
+
+
+def check_place(place: Place) -> None:
+    """Raise Corrupt when there cannot be such a frame."""
+    if len(place.pack) != DIGEST_BYTES:
+        raise Corrupt("a pack is named by 32 bytes")
+    if place.offset < 0 or not 0 < place.length <= frame.MAX_CONTENT_BYTES:
+        raise Corrupt(f"there is no frame at {place.offset} of {place.length} bytes")
+    if not 0 <= place.size <= frame.MAX_CONTENT_BYTES:
+        raise Corrupt(f"a frame states {place.size} bytes, at most {frame.MAX_CONTENT_BYTES} are taken")
+
+
+def inline(result: Result, writer: Mapping[str, str]) -> Manifest | None:
+    """Return the manifest of a result that is small enough to lie in it, or None.
+
     Raises InvalidName when the namespace or a member's name cannot be used.
     """
-    names.check_namespace(namespace)
-    digests = {names.check_member(name): digest_of(content) for name, content in members.items()}
-    frames = {digests[name]: frame.compress(content) for name, content in members.items()}
-    sizes = map(len, members.values())
-    inline = sum(map(len, frames.values())) <= INLINE_BYTES and sum(sizes) <= INLINE_CONTENT_BYTES
-    if not variant and rule_of(namespace) is not Rule.FIRST:
-        variant = digest_of("\n".join(f"{name} {digests[name]}" for name in sorted(digests)).encode())
-    manifest = Manifest(
-        namespace=namespace,
-        key=key,
-        members=[
-            Member(name, digests[name], len(content), frames[digests[name]] if inline else None)
-            for name, content in members.items()
-        ],
-        variant=variant,
-        requires=dict(requires or {}),
-        cost_seconds=cost_seconds,
-        writer=dict(writer or {}),
+    if result.on_demand or sum(map(len, result.members.values())) > INLINE_CONTENT_BYTES:
+        return None
+    frames = {name: frame.compress(content) for name, content in result.members.items()}
+    if sum(map(len, frames.values())) > INLINE_BYTES:
+        return None
+    members = [
+        Member(name, raw_digest_of(content), len(content), name in result.on_demand, frames[name])
+        for name, content in result.members.items()
+    ]
+    return build(result, members, [], writer)
+
+
+def build(
+    result: Result, members: list[Member], frames: list[Place], writer: Mapping[str, str]
+) -> Manifest:
+    """Return the manifest of a result whose members lie as given.
+
+    Raises InvalidName when the namespace or a member's name cannot be used.
+    """
+    check_names(result)
+    return Manifest(
+        namespace=result.namespace,
+        key=result.key,
+        members=members,
+        frames=frames,
+        variant=variant_of(result),
+        requires=dict(result.requires),
+        cost_seconds=result.cost_seconds,
+        writer=dict(writer),
     )
-    return manifest, {} if inline else frames
 
 
-def open_inline(member: Member) -> bytes:
-    """Return the content of an inline member. Raises Corrupt when it does not match its digest."""
-    assert member.inline is not None
-    content = frame.decompress(member.inline, limit=member.size)
-    if digest_of(content) != member.digest:
+def content_of(member: Member, grown: bytes | None) -> bytes:
+    """Return a member's content; `grown` is what its frame grows to, None when it is inline.
+
+    Raises Corrupt when it does not match its digest.
+    """
+    if member.inline is not None:
+        content = frame.decompress(member.inline, limit=member.size)
+    else:
+        assert grown is not None
+        content = grown[member.start : member.start + member.size]
+    if raw_digest_of(content) != member.digest:
         raise Corrupt(f"member {member.name} does not match its digest")
     return content
 
@@ -131,5 +226,5 @@ def entry_of(manifest: Manifest, slot: int, contents: Mapping[str, bytes]) -> En
         slot=slot,
         variant=manifest.variant,
         requires=manifest.requires,
-        members={member.name: contents[member.name] for member in manifest.members},
+        members=dict(contents),
     )

@@ -1,8 +1,10 @@
 """The one gate for names: what may be a namespace, a key or a member, and where objects lie.
 
-blobs/<2 hex>/<digest>
+packs/<digest>
+packs/<digest>/<offset>                one frame of a pack, in the disk tier
 manifests/<namespace>/<key>/<slot>
 profiles/<job>/<platform>/<segment>
+catalogs/<job>/<platform>/<segment>    the segment's catalog, in the disk tier
 """
 
 import re
@@ -11,7 +13,6 @@ from s3cache.digest import digest_of
 from s3cache.errors import InvalidName
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def component(text: str) -> str:
@@ -39,21 +40,29 @@ def check_member(name: str) -> str:
     return name
 
 
-def check_digest(digest: str) -> str:
-    """Return `digest`. Raises InvalidName when it is not 64 hexadecimal digits."""
-    if not _DIGEST.match(digest):
-        raise InvalidName(f"not a digest: {digest!r}")
-    return digest
+def pack_name(digest: bytes) -> str:
+    """Return the name of the object that holds a pack."""
+    return f"packs/{digest.hex()}"
 
 
-def blob_name(digest: str) -> str:
-    """Return the name of the object that holds a blob."""
-    return f"blobs/{digest[:2]}/{digest}"
+def frame_name(digest: bytes, offset: int) -> str:
+    """Return the name that one frame of a pack has in the disk tier."""
+    return f"packs/{digest.hex()}/{offset}"
 
 
 def manifest_name(namespace: str, key: str, slot: int) -> str:
     """Return the name of the object that holds the manifest in one slot of a key."""
     return f"manifests/{namespace}/{component(key)}/{slot}"
+
+
+def catalog_prefix(job: str, platform: str) -> str:
+    """Return what the names of a job's catalogs, in the disk tier, begin with."""
+    return f"catalogs/{component(job)}/{platform}/"
+
+
+def catalog_name(segment: str) -> str:
+    """Return the name that the catalog of a segment has in the disk tier."""
+    return segment.replace("profiles/", "catalogs/", 1)
 
 
 def profile_prefix(job: str, platform: str) -> str:

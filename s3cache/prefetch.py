@@ -1,25 +1,46 @@
-"""Prefetch: a profile's LIST, its segments, then all they name, side by side."""
+"""Prefetch: a profile's LIST, its segments, then the frames they name, by ranges side by side."""
 
 import logging
-from collections.abc import Collection
+import random
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
 
 import anyio
 
 from s3cache import profile
 from s3cache.cache import Cache
-from s3cache.errors import S3CacheError
-from s3cache.profile import Reference, Segment
+from s3cache.errors import Busy, S3CacheError
+from s3cache.machine import Machine
+from s3cache.pack import PackFrame
+from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 
 logger = logging.getLogger(__name__)
 
 SEGMENTS = 128
 """The newest segments of a profile that are read."""
-AT_ONCE = 32
+AT_ONCE = 16
+"""Ranges that are under way at one time, while the bucket does not ask for fewer."""
+RANGE_BYTES = 2 << 20
+"""Frames that follow each other are one request up to this size."""
+FRAME_BYTES = 256 << 20
+"""A frame that is larger is left to the look-up that needs it."""
+_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 10.0
 
 
-async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> list[Reference]:
-    """Return what the profile's segments name, the newest first.
+@dataclass
+class Progress:
+    """How far a prefetch has come, in bytes; `of` is 0 until that is known."""
+
+    bytes: int = 0
+    of: int = 0
+    is_over: bool = False
+
+
+async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
+    """Return the segments of a profile by name, those that others stand for too.
 
     Raises StoreError when the bucket cannot be read; a segment that cannot be used is skipped.
     """
@@ -33,31 +54,71 @@ async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> list[
             logger.warning("segment %s is skipped: %s", name, error)
 
     async with anyio.create_task_group() as group:
-        for name in found[-SEGMENTS:]:
+        for name in sorted(found)[-SEGMENTS:]:
             group.start_soon(read, name)
-    return profile.merge(segments[name] for name in sorted(segments, reverse=True))
+    return segments
 
 
-async def bring(cache: Cache, references: list[Reference], exclude: Collection[str]) -> int:
-    """Bring what `references` name into the disk tier; return how many of them are there.
+def worth_fetching(
+    segments: Iterable[Segment], machine: Machine, exclude: Collection[str], room: int
+) -> list[PackFrame]:
+    """Return the frames, each once, that this machine may use, as long as there is room for them."""
+    frames: dict[str, PackFrame] = {}
+    for segment in segments:
+        for packed in segment.frames:
+            length = packed.place.length
+            if packed.namespace in exclude or length > FRAME_BYTES or not machine.may_meet(packed.requires):
+                continue
+            if packed.place.name in frames:
+                continue
+            if length > room:
+                logger.warning("the profile is larger than S3CACHE_DISK_LIMIT: its end is not prefetched")
+                return list(frames.values())
+            frames[packed.place.name] = packed
+            room -= length
+    return list(frames.values())
 
-    What cannot be fetched is left to the look-up that needs it.
+
+async def bring(cache: Cache, frames: Collection[PackFrame], progress: Progress) -> None:
+    """Bring frames into the disk tier.
+
+    What cannot be fetched is left to the look-up that needs it. When the bucket asks for fewer requests,
+    half as many are made at one time, and one more with each that succeeds.
     """
-    limiter = anyio.Semaphore(AT_ONCE)
-    here = 0
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+    progress.of = sum(packed.place.length for packed in frames)
 
-    async def bring_one(reference: Reference) -> None:
-        nonlocal here
-        async with limiter:
-            try:
-                await cache.adopt(reference)
-                await cache.fill(reference.namespace, reference.key, reference.slot)
-                here += 1
-            except S3CacheError as error:
-                logger.info("%s is not prefetched: %s", reference.name, error)
+    async def fetch(run: list[PackFrame]) -> None:
+        for attempt in count():
+            async with limiter:
+                try:
+                    await cache.fetch(run)
+                    limiter.total_tokens = min(limiter.total_tokens + 1, AT_ONCE)
+                    progress.bytes += sum(packed.place.length for packed in run)
+                    return
+                except Busy:
+                    limiter.total_tokens = max(limiter.total_tokens // 2, 1)
+                except S3CacheError as error:
+                    logger.info("%s is not prefetched: %s", run[0].place.name, error)
+                    return
+            pause = min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
+            await anyio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
 
     async with anyio.create_task_group() as group:
-        for reference in references:
-            if reference.namespace not in exclude:
-                group.start_soon(bring_one, reference)
-    return here
+        for run in ranges(frames):
+            group.start_soon(fetch, run)
+
+
+def ranges(frames: Iterable[PackFrame]) -> Iterator[list[PackFrame]]:
+    """Yield runs of frames that follow each other in one pack, each of RANGE_BYTES at most or one frame."""
+    run: list[PackFrame] = []
+    for packed in frames:
+        if run:
+            first, last, place = run[0].place, run[-1].place, packed.place
+            follows = place.pack == last.pack and place.offset == last.offset + last.length
+            if not follows or place.offset + place.length - first.offset > RANGE_BYTES:
+                yield run
+                run = []
+        run.append(packed)
+    if run:
+        yield run

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from s3cache.digest import DIGEST_BYTES
 from s3cache.errors import DiskFull, DiskTierError
+from s3cache.manifest import Result
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,7 @@ _ABANDONED_SECONDS = 3600.0
 class Put(msgspec.Struct, frozen=True):
     """A result that is to be stored, and the run and job that made it."""
 
-    namespace: str
-    key: str
-    members: dict[str, bytes]
-    variant: str
-    requires: dict[str, str]
-    cost_seconds: float
+    result: Result
     job: str
     run: str
 

@@ -89,6 +89,12 @@ class DiskTier(ObjectStore):
         self._put_in_quarantine(name)
         return None
 
+    def digest(self, name: str) -> bytes | None:
+        """Return the digest that an object was written with, unread; None when there is no object."""
+        with suppress(OSError), open(f"{self._objects}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read(DIGEST_BYTES)
+        return None
+
     def has(self, name: str) -> bool:
         """Return whether there is an object of that name, unread."""
         try:
@@ -142,16 +148,16 @@ class DiskTier(ObjectStore):
         root = os.fspath(self._objects)
         return sorted(
             name
-            for path, _ in _files(self._objects)
+            for path, _ in _files(self._objects / prefix.rpartition("/")[0])
             if (name := os.fspath(path)[len(root) + 1 :]).startswith(prefix)
         )
 
-    async def get(self, name: str) -> bytes:
-        """Return an object. Raises ObjectAbsent when there is none."""
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        """Return an object, or what it has of `part`, a range of bytes. Raises ObjectAbsent."""
         content = self.read(name)
         if content is None:
             raise ObjectAbsent(name)
-        return content
+        return content if part is None else content[part.start : part.stop]
 
     async def create(self, name: str, data: bytes) -> bool:
         """Add an object; return False when there is one already."""

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import anyio
 
-from s3cache import ledger
+from s3cache import ledger, names
 from s3cache.cache import Cache
+from s3cache.catalog import Catalog
 from s3cache.ledger import Ledger
 from s3cache.machine import Machine, platform_tag
-from s3cache.names import profile_prefix
-from s3cache.prefetch import bring, read_profile
+from s3cache.prefetch import Progress, bring, read_profile, worth_fetching
+from s3cache.profile import live
 from s3cache.settings import Settings
 from s3cache.tier import DiskTier
 
@@ -20,6 +21,7 @@ class Warmed:
     """What was fetched."""
 
     entries: int
+    progress: Progress
     bytes_down: int
     seconds: float
 
@@ -39,9 +41,15 @@ async def _warm(settings: Settings) -> Warmed:
     counts = Ledger()
     ledger.charge(counts)
     tier = DiskTier(settings.tier_directory, settings.disk_limit)
+    machine = Machine()
     async with Bucket(settings.url) as bucket:
-        cache = Cache(bucket, tier, Machine())
-        references = await read_profile(cache, bucket, profile_prefix(settings.job, platform_tag()))
-        here = await bring(cache, references, settings.exclude)
+        cache = Cache(bucket, tier, machine)
+        read = await read_profile(cache, bucket, names.profile_prefix(settings.job, platform_tag()))
+        segments = live(read)
+        frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
+        progress = Progress()
+        with anyio.move_on_after(settings.deadline_seconds):
+            await bring(cache, frames, progress)
+    entries = {half for segment in segments.values() for half in Catalog(segment.catalog)}
     bytes_down = sum(namespace.bytes_down for namespace in counts.namespaces.values())
-    return Warmed(here, bytes_down, time.monotonic() - started)
+    return Warmed(len(entries), progress, bytes_down, time.monotonic() - started)

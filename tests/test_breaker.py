@@ -40,9 +40,8 @@ class Setup:
     async def opened(self, error: StoreError, method: str = "get") -> None:
         """Let one request fail with `error`."""
         self.faulty.fail(method, error)
-        request = self.breaker.get("there") if method == "get" else self.breaker.create("new", b"")
         with pytest.raises(type(error)):
-            await request
+            await REQUESTS[method](self)
         self.recording.requests.clear()
 
 
@@ -91,6 +90,11 @@ async def test_a_bucket_one_may_only_read_is_read(setup: Setup) -> None:
     await setup.opened(Forbidden("why"), "create")
     assert await setup.breaker.get("there") == b"content"
     assert await setup.list() == ["there"]
+
+
+async def test_a_bucket_in_which_one_may_not_delete_is_written(setup: Setup) -> None:
+    await setup.opened(Forbidden("why"), "delete")
+    assert await setup.breaker.create("new", b"")
     with pytest.raises(Forbidden, match="why"):
         await setup.breaker.delete("there")
     assert setup.recording.asked("DELETE") == []

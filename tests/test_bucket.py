@@ -12,6 +12,7 @@ from s3cache import ledger
 from s3cache.bucket import Bucket
 from s3cache.errors import (
     BucketAbsent,
+    Busy,
     CredentialsAbsent,
     Forbidden,
     ObjectAbsent,
@@ -33,10 +34,10 @@ async def _list(bucket: Bucket) -> list[str]:
 
 
 REQUESTS: dict[str, Request] = {
-    "get": lambda bucket: bucket.get("blobs/ab/abc"),
-    "create": lambda bucket: bucket.create("blobs/ab/abc", b"content"),
+    "get": lambda bucket: bucket.get("packs/abc"),
+    "create": lambda bucket: bucket.create("packs/abc", b"content"),
     "list": _list,
-    "delete": lambda bucket: bucket.delete("blobs/ab/abc"),
+    "delete": lambda bucket: bucket.delete("packs/abc"),
 }
 
 
@@ -204,38 +205,62 @@ async def test_a_refusal_is_an_error_that_says_what_to_do(
 async def test_an_object_that_is_absent(stub: Stub, bucket: Bucket, answer: Answer) -> None:
     stub.answer = answer
     with pytest.raises(ObjectAbsent):
-        await bucket.get("blobs/ab/abc")
+        await bucket.get("packs/abc")
 
 
 @pytest.mark.parametrize("answer", [refusal(412, "PreconditionFailed"), Answer(412)], ids=["code", "bare"])
 async def test_an_object_that_is_there_is_not_created(stub: Stub, bucket: Bucket, answer: Answer) -> None:
     stub.answer = answer
-    assert await bucket.create("blobs/ab/abc", b"") is False
+    assert await bucket.create("packs/abc", b"") is False
 
 
 async def test_a_conflict_is_tried_again_then_given_up(stub: Stub, bucket: Bucket) -> None:
     stub.answer = refusal(409, "ConditionalRequestConflict")
     with pytest.raises(StoreError, match="other writers"):
-        await bucket.create("blobs/ab/abc", b"")
+        await bucket.create("packs/abc", b"")
     assert len(stub.requests) == buckets.ATTEMPTS
 
 
-@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize(
+    ("answer", "error", "advice"),
+    [
+        (refusal(500, "InternalError"), Unreachable, "InternalError"),
+        (refusal(503, "SlowDown"), Busy, "fewer requests.*SlowDown"),
+        (refusal(503, "ServiceUnavailable"), Busy, "fewer requests.*ServiceUnavailable"),
+        (Answer(503), Busy, "fewer requests.*503"),
+    ],
+    ids=["InternalError", "SlowDown", "ServiceUnavailable", "503"],
+)
 @pytest.mark.usefixtures("hasty")
 async def test_a_server_in_trouble_is_tried_again_then_given_up(
-    stub: Stub, bucket: Bucket, status: int
+    stub: Stub, bucket: Bucket, answer: Answer, error: type[StoreError], advice: str
 ) -> None:
-    stub.answer = refusal(status, "SlowDown")
+    stub.answer = answer
     for request in REQUESTS.values():
         stub.requests.clear()
-        await fails(request(bucket), Unreachable, "SlowDown")
+        await fails(request(bucket), error, advice)
         assert len(stub.requests) == buckets.ATTEMPTS
+
+
+@pytest.mark.parametrize("answer", [refusal(429, "TooManyRequests"), Answer(429)], ids=["code", "bare"])
+@pytest.mark.usefixtures("hasty")
+async def test_too_many_requests_is_busy(stub: Stub, bucket: Bucket, answer: Answer) -> None:
+    stub.answer = answer
+    for request in REQUESTS.values():
+        await fails(request(bucket), Busy, "fewer requests")
+
+
+@pytest.mark.parametrize("answer", [refusal(416, "InvalidRange"), Answer(416)], ids=["code", "bare"])
+async def test_a_part_past_the_end_is_empty(stub: Stub, bucket: Bucket, answer: Answer) -> None:
+    stub.answer = answer
+    assert await bucket.get("packs/abc", range(10, 20)) == b""
+    assert len(stub.requests) == 1
 
 
 async def test_an_answer_that_is_cut_off_is_no_object(stub: Stub, bucket: Bucket) -> None:
     stub.answer = Answer(200, b"half", promised=8)
     with pytest.raises(Unreachable):
-        await bucket.get("blobs/ab/abc")
+        await bucket.get("packs/abc")
 
 
 async def test_a_list_that_is_no_xml_is_unreachable(stub: Stub, bucket: Bucket) -> None:
@@ -257,14 +282,26 @@ async def test_an_absent_object_is_one_get_and_nothing_else(stub: Stub, bucket: 
 async def test_a_refusal_is_not_tried_again(stub: Stub, bucket: Bucket) -> None:
     stub.answer = refusal(403, "AccessDenied")
     with pytest.raises(Forbidden):
-        await bucket.create("blobs/ab/abc", b"content")
-    assert stub.requests == ["PUT /bucket/prefix/v1/blobs/ab/abc"]
+        await bucket.create("packs/abc", b"content")
+    assert stub.requests == ["PUT /bucket/prefix/v1/packs/abc"]
 
 
 async def test_an_object_is_created_on_the_condition_that_there_is_none(stub: Stub, bucket: Bucket) -> None:
     stub.answer = Answer(200)
-    assert await bucket.create("blobs/ab/abc", b"content") is True
+    assert await bucket.create("packs/abc", b"content") is True
     assert b"\r\nif-none-match: *\r\n" in stub.heads[0]
+
+
+async def test_a_part_is_asked_for_by_its_first_and_last_byte(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = Answer(206, b"content", headers={"Content-Range": "bytes 10-16/100"})
+    assert await bucket.get("packs/abc", range(10, 17)) == b"content"
+    assert b"\r\nrange: bytes=10-16\r\n" in stub.heads[0]
+
+
+async def test_a_whole_object_is_asked_for_without_a_range(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = Answer(200, b"content")
+    assert await bucket.get("packs/abc") == b"content"
+    assert b"\r\nrange:" not in stub.heads[0]
 
 
 async def test_requests_are_counted_by_kind(stub: Stub, bucket: Bucket) -> None:
@@ -300,7 +337,7 @@ async def test_a_server_that_answers_and_then_stops_is_given_up(
     stub.answer = Answer(200, b"half", promised=8)
     stub.hangs_up = False
     async with Bucket("s3://bucket/prefix") as bucket:
-        assert await fails(bucket.get("blobs/ab/abc"), Unreachable) < 3.0
+        assert await fails(bucket.get("packs/abc"), Unreachable) < 3.0
 
 
 async def test_the_time_of_one_request_is_bounded(
@@ -316,7 +353,7 @@ async def test_the_time_of_a_large_upload_that_nobody_reads_is_bounded(
 ) -> None:
     monkeypatch.setattr(buckets, "REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(stub, "reads", False)
-    assert await fails(bucket.create("blobs/ab/abc", bytes(32 << 20)), Unreachable) < 3.0
+    assert await fails(bucket.create("packs/abc", bytes(32 << 20)), Unreachable) < 3.0
 
 
 def test_a_server_that_never_answers_costs_at_most_its_share_of_the_job_s_time() -> None:
@@ -373,7 +410,7 @@ async def test_a_profile_of_the_user_s_files_is_used(
     )
     stub.answer = Answer(200, b"content")
     async with Bucket("s3://bucket/prefix") as bucket:
-        assert await bucket.get("blobs/ab/abc") == b"content"
+        assert await bucket.get("packs/abc") == b"content"
     assert b"credential=mine/" in stub.heads[0]
 
 
@@ -430,20 +467,20 @@ async def test_more_names_than_a_page_holds_are_all_listed(on_seaweedfs: str) ->
 
 async def test_prefixes_of_one_bucket_are_apart(on_seaweedfs: str) -> None:
     async with Bucket(on_seaweedfs) as one, Bucket(f"{on_seaweedfs}-2") as other:
-        await one.create("blobs/ab/abc", b"one")
+        await one.create("packs/abc", b"one")
         assert await _list(other) == []
         with pytest.raises(ObjectAbsent):
-            await other.get("blobs/ab/abc")
+            await other.get("packs/abc")
 
 
 async def test_a_bucket_without_a_prefix(on_moto: str, moto_server: Server) -> None:
     moto_server.make_bucket("bare")
     async with Bucket("s3://bare") as bucket:
-        await bucket.create("blobs/ab/abc", b"content")
-        assert await _list(bucket) == ["blobs/ab/abc"]
+        await bucket.create("packs/abc", b"content")
+        assert await _list(bucket) == ["packs/abc"]
     client = moto_server.client()
     try:
         keys = [item["Key"] for item in client.list_objects_v2(Bucket="bare")["Contents"]]
     finally:
         client.close()
-    assert keys == ["v1/blobs/ab/abc"]
+    assert keys == ["v1/packs/abc"]

@@ -9,6 +9,7 @@ from s3cache import manifest as manifests
 from s3cache import names
 from s3cache.agent import protocol
 from s3cache.client import Client
+from s3cache.manifest import Result
 from s3cache.settings import Settings
 
 ANSWER_SECONDS = 0.1
@@ -58,7 +59,8 @@ def test_a_slow_bucket_is_waited_for_until_the_deadline(
 
 
 def test_a_result_that_is_offered_again_is_one_hit(client: Client, agent: SlowAgent) -> None:
-    manifest, _ = manifests.build("fx-graph", "key", {"content": b"graph"})
+    manifest = manifests.inline(Result("fx-graph", "key", {"content": b"graph"}), {})
+    assert manifest is not None
     client._tier.write(names.manifest_name("fx-graph", "key", 0), manifests.encode(manifest))
     for _ in range(2):
         (entry,) = client.variants("fx-graph", "key")

@@ -59,14 +59,6 @@ def test_a_plain_namespace_is_taken() -> None:
     assert names.check_namespace("artifact-My_type.2") == "artifact-My_type.2"
 
 
-@pytest.mark.parametrize(
-    "digest", ["", "0" * 63, "0" * 65, "A" * 64, "g" * 64, "0" * 64 + "\n", "../" + "0" * 61]
-)
-def test_what_is_not_64_hexadecimal_digits_is_no_digest(digest: str) -> None:
-    with pytest.raises(InvalidName, match="digest"):
-        names.check_digest(digest)
-
-
 @given(st.text())
 def test_any_text_becomes_one_plain_part(text: str) -> None:
     part = names.component(text)
@@ -105,5 +97,25 @@ def test_a_profile_lies_below_profiles_whatever_its_job(job: str) -> None:
     assert prefix.endswith("/linux-x86_64/")
 
 
-def test_a_blob_lies_below_the_first_two_digits_of_its_digest() -> None:
-    assert names.blob_name("ab" * 32) == f"blobs/ab/{'ab' * 32}"
+def test_a_pack_is_named_by_its_digest() -> None:
+    assert names.pack_name(b"\xab" * 32) == f"packs/{'ab' * 32}"
+
+
+def test_frames_of_all_packs_have_names_of_their_own_below_their_packs() -> None:
+    places = [(bytes([pack]) * 32, offset) for pack in range(3) for offset in (0, 1, 11, 1 << 40)]
+    found = {names.frame_name(*place) for place in places}
+    assert len(found) == len(places)
+    assert all(names.frame_name(*place).startswith(f"{names.pack_name(place[0])}/") for place in places)
+
+
+@given(st.text())
+def test_the_catalog_of_a_segment_lies_among_the_catalogs_of_its_job(job: str) -> None:
+    segment = f"{names.profile_prefix(job, 'linux-x86_64')}1795446925852-e0b5ac09"
+    prefix = names.catalog_prefix(job, "linux-x86_64")
+    assert names.catalog_name(segment) == f"{prefix}1795446925852-e0b5ac09"
+    assert PurePosixPath(prefix).parts[0] == "catalogs"
+    assert prefix.count("/") == 3
+
+
+def test_a_job_that_is_called_profiles_keeps_its_name_among_the_catalogs() -> None:
+    assert names.catalog_name("profiles/profiles/linux-x86_64/1") == "catalogs/profiles/linux-x86_64/1"

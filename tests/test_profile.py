@@ -1,66 +1,119 @@
-"""Profiles: segments in, references out, in the order of use."""
+"""Profiles: segments in, segments out; which of them hold."""
 
 import random
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3cache import envelope, frame, manifest, profile
+from s3cache import catalog, envelope, frame, manifest, profile
+from s3cache.catalog import Catalog, Reference
+from s3cache.digest import DIGEST_BYTES
 from s3cache.errors import Corrupt
-from s3cache.profile import Reference, Segment
+from s3cache.manifest import Place, Result
+from s3cache.pack import PackFrame
+from s3cache.profile import Segment
 
-namespaces = st.sampled_from(["fx-graph", "triton"])
-keys = st.sampled_from(["key", "", "../key"])
-manifests = st.none() | st.binary(max_size=50)
-references = st.builds(Reference, namespaces, keys, st.integers(0, 2), manifests)
+PACK = b"p" * DIGEST_BYTES
+PLACE = Place(PACK, 0, 100, 1000)
 
-
-@given(st.lists(references, max_size=5), st.dictionaries(st.text(), st.text(), max_size=2))
-def test_a_segment_comes_back_as_it_was_encoded(uses: list[Reference], writer: dict[str, str]) -> None:
-    assert profile.decode(profile.encode(Segment(uses, writer))) == Segment(uses, writer)
-
-
-@given(st.lists(st.lists(references, max_size=5), max_size=4))
-def test_merging_keeps_each_manifest_once_in_the_order_of_first_use(starts: list[list[Reference]]) -> None:
-    merged = profile.merge(Segment(uses) for uses in starts)
-    every_name = [use.name for uses in starts for use in uses]
-    assert [use.name for use in merged] == list(dict.fromkeys(every_name))
-
-
-def test_of_two_references_to_one_manifest_the_first_stays() -> None:
-    bare, carrying = Reference("ns", "key", 0), Reference("ns", "key", 0, b"manifest")
-    assert profile.merge([Segment([carrying]), Segment([bare])]) == [carrying]
-
-
-def test_slots_of_a_key_are_different_references() -> None:
-    uses = [Reference("ns", "key", slot) for slot in range(3)]
-    assert profile.merge([Segment(uses)]) == uses
+places = st.builds(
+    Place,
+    st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES),
+    st.integers(0, 1 << 50),
+    st.integers(1, frame.MAX_CONTENT_BYTES),
+    st.integers(0, frame.MAX_CONTENT_BYTES),
+)
+texts = st.dictionaries(st.text(), st.text(), max_size=2)
+segments = st.builds(
+    Segment,
+    st.lists(st.builds(PackFrame, places, st.just(PACK), st.text(), texts), max_size=3),
+    st.lists(st.integers(0, 9), max_size=3, unique=True).map(
+        lambda slots: catalog.build(references(*slots))
+    ),
+    st.lists(st.text(), max_size=2),
+    st.dictionaries(st.binary(min_size=16, max_size=16), st.integers(0, 9), max_size=2),
+    texts,
+    st.floats(0, 1e12),
+)
 
 
-def test_a_reference_names_the_object_of_its_manifest() -> None:
-    assert Reference("ns", "key", 3).name == "manifests/ns/key/3"
+def references(*slots: int) -> list[Reference]:
+    """Return references to manifests in slots of one key."""
+    built = manifest.inline(Result("ns", "key", {"a": random.Random(1).randbytes(100)}), {})
+    assert built is not None
+    return [Reference(slot, built) for slot in slots]
 
 
-@pytest.mark.parametrize("namespace", ["../ns", "a/b", "", "/etc"])
-def test_a_segment_that_names_what_it_may_not_is_corrupt(namespace: str) -> None:
-    data = profile.encode(Segment([Reference("ns", "key", 0), Reference(namespace, "key", 0)]))
-    with pytest.raises(Corrupt, match="namespace"):
-        profile.decode(data)
+def segment(place: Place = PLACE, digest: bytes = PACK, replaces: tuple[str, ...] = ()) -> Segment:
+    """Return a segment of one frame and one reference."""
+    frames = [PackFrame(place, digest, "ns", {"isa": "avx2"})]
+    return Segment(frames, catalog.build(references(0)), list(replaces))
 
 
-def test_names_of_segments_sort_by_the_time_they_were_made_at() -> None:
-    names = []
-    for _ in range(5):
-        names.append(profile.new_segment_name("job", "linux-x86_64"))
-        time.sleep(0.002)
-    assert names == sorted(names)
-    assert all(name.startswith("profiles/job/linux-x86_64/") for name in names)
+@given(segments)
+def test_a_segment_comes_back_as_it_was_encoded(given: Segment) -> None:
+    assert profile.decode(profile.encode(given)) == given
 
 
-def test_two_machines_do_not_make_the_same_name() -> None:
-    assert len({profile.new_segment_name("job", "linux-x86_64") for _ in range(100)}) == 100
+def test_the_references_of_a_segment_come_back_in_the_order_of_use() -> None:
+    uses = references(2, 0, 1)
+    found = profile.decode(profile.encode(Segment([], catalog.build(uses))))
+    assert list(Catalog(found.catalog).references()) == uses
+
+
+# Which segments hold.
+
+
+def test_the_segments_that_hold_are_given_the_oldest_first() -> None:
+    made = {name: segment() for name in ("3", "1", "2")}
+    assert list(profile.live(made)) == ["1", "2", "3"]
+
+
+def test_a_segment_that_another_stands_for_does_not_hold() -> None:
+    made = {"1": segment(), "2": segment(), "3": segment(replaces=("1", "2", "gone"))}
+    assert profile.live(made) == {"3": made["3"]}
+
+
+def test_what_a_replaced_segment_stands_for_does_not_hold_either() -> None:
+    made = {"1": segment(), "2": segment(replaces=("1",)), "3": segment(replaces=("2",)), "4": segment()}
+    assert list(profile.live(made)) == ["3", "4"]
+
+
+# What may not be.
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Place(PACK[1:], 0, 100, 1000),
+        Place(PACK + b"p", 0, 100, 1000),
+        Place(PACK, -1, 100, 1000),
+        Place(PACK, 0, 0, 1000),
+        Place(PACK, 0, -1, 1000),
+        Place(PACK, 0, frame.MAX_CONTENT_BYTES + 1, 1000),
+        Place(PACK, 0, 100, -1),
+        Place(PACK, 0, 100, frame.MAX_CONTENT_BYTES + 1),
+    ],
+    ids=lambda place: f"{len(place.pack)}-{place.offset}-{place.length}-{place.size}",
+)
+def test_a_frame_that_cannot_be_is_corrupt(place: Place) -> None:
+    with pytest.raises(Corrupt):
+        profile.decode(profile.encode(segment(place)))
+
+
+@pytest.mark.parametrize("digest", [b"", PACK[1:], PACK + b"p"])
+def test_a_frame_without_a_digest_is_corrupt(digest: bytes) -> None:
+    with pytest.raises(Corrupt, match="digest"):
+        profile.decode(profile.encode(segment(digest=digest)))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"short", b"\1" + bytes(7), b"\xff" * 100])
+def test_a_segment_whose_catalog_is_none_is_corrupt(damaged: bytes) -> None:
+    with pytest.raises(Corrupt, match="catalog"):
+        profile.decode(profile.encode(Segment([], damaged)))
 
 
 def test_a_bomb_is_corrupt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,13 +131,26 @@ def test_any_bytes_are_corrupt(data: bytes) -> None:
 
 @given(st.integers(0))
 def test_a_truncated_segment_is_corrupt(length: int) -> None:
-    data = profile.encode(Segment([Reference("ns", "key", 0, random.Random(1).randbytes(100))]))
+    data = profile.encode(segment())
     with pytest.raises(Corrupt):
         profile.decode(data[: length % len(data)])
 
 
+@given(st.integers(0), st.integers(0, 255))
+def test_a_changed_byte_is_corrupt_or_yields_frames_that_may_be(place: int, value: int) -> None:
+    data = bytearray(envelope.seal(segment()))
+    data[place % len(data)] = value
+    try:
+        found = profile.decode(frame.compress(bytes(data)))
+    except Corrupt:
+        return
+    for packed in found.frames:
+        manifest.check_place(packed.place)
+        assert len(packed.digest) == DIGEST_BYTES
+
+
 def test_a_manifest_is_no_segment() -> None:
-    data = manifest.encode(manifest.build("ns", "key", {})[0])
+    data = manifest.encode(references(0)[0].manifest)
     with pytest.raises(Corrupt):
         profile.decode(frame.compress(data))
 
@@ -95,10 +161,49 @@ def test_deep_nesting_is_corrupt() -> None:
 
 
 def test_there_is_room_for_a_signature() -> None:
-    sealed = envelope.seal(Segment([]))
+    sealed = envelope.seal(segment())
     signed = sealed.replace(b"\xa9signature\xc4\x00", b"\xa9signature\xc4\x02ok")
     assert signed != sealed
-    assert profile.decode(frame.compress(signed)) == Segment([])
+    assert profile.decode(frame.compress(signed)) == segment()
+
+
+def test_a_segment_of_a_later_version_may_say_more() -> None:
+    class Later(Segment, frozen=True, kw_only=True):
+        more: str
+
+    later = Later(**msgspec.structs.asdict(segment()), more="new")
+    assert profile.decode(frame.compress(envelope.seal(later))) == segment()
+
+
+# Names.
+
+
+def test_names_of_segments_sort_by_the_time_they_were_made_at() -> None:
+    names = []
+    for _ in range(5):
+        names.append(profile.new_segment_name("job", "linux-x86_64"))
+        time.sleep(0.002)
+    assert names == sorted(names)
+    assert all(name.startswith("profiles/job/linux-x86_64/") for name in names)
+
+
+def test_two_machines_do_not_make_the_same_name() -> None:
+    assert len({profile.new_segment_name("job", "linux-x86_64") for _ in range(100)}) == 100
+
+
+def test_a_name_says_when_its_segment_was_written() -> None:
+    before = time.time() - 0.001
+    assert before <= profile.written_at(profile.new_segment_name("job", "linux-x86_64")) <= time.time()
+
+
+def test_whoever_compacts_segments_names_the_outcome_alike_and_newer_than_they_are() -> None:
+    prefix = "profiles/job/linux-x86_64/"
+    replaced = [f"{prefix}{stamp:013d}-0000000{stamp % 10}" for stamp in (1795446925851, 1795446925852)]
+    name = profile.name_of_compacted(replaced)
+    assert name == profile.name_of_compacted(replaced[::-1])
+    assert name != profile.name_of_compacted(replaced[1:])
+    assert profile.is_segment_name(name, prefix)
+    assert name > max(replaced)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def numbers_in(spool: Spool) -> list[int]:
     for path in spool.pending():
         put = spool.load(path)
         assert put is not None
-        number = int(put.cost_seconds)
+        number = int(put.result.cost_seconds)
         assert put == put_of(number)
         numbers.append(number)
     return numbers

@@ -7,22 +7,26 @@ import asyncio
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import msgspec
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from s3cache import manifest, names
+from s3cache import manifest, names, pack
 from s3cache.cache import Cache
+from s3cache.digest import raw_digest_of
 from s3cache.errors import Corrupt, S3CacheError
 from s3cache.machine import Machine
-from s3cache.manifest import Entry
+from s3cache.manifest import Entry, Manifest, Place, Result
 from s3cache.namespaces import Rule, rule_of
+from s3cache.pack import PackFrame
+from s3cache.prefetch import ranges
 from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
 
@@ -30,6 +34,7 @@ T = TypeVar("T")
 
 LIMIT = 6_000
 INLINE_BYTES = 250
+READ_BYTES = 1_500
 CONTENTS = [
     b"",
     b"small",
@@ -40,10 +45,40 @@ CONTENTS = [
     random.Random(4).randbytes(9_000),
 ]
 ISAS = ["avx2", "avx512"]
+MEMBERS = ["a", "dir/b"]
 
 keys = st.tuples(st.sampled_from(["fx-graph", "dynamo-pgo"]), st.sampled_from(["one", "two"]))
-choices = st.dictionaries(st.sampled_from(["a", "dir/b"]), st.integers(0, len(CONTENTS) - 1), min_size=1)
+choices = st.dictionaries(st.sampled_from(MEMBERS), st.integers(0, len(CONTENTS) - 1), min_size=1)
 requirements = st.sampled_from([{}, *({"isa": isa} for isa in ISAS)])
+
+
+class Draft(NamedTuple):
+    """A result that says which contents its members have; few, so that results meet each other."""
+
+    key: tuple[str, str]
+    choice: dict[str, int]
+    variant: str
+    requires: dict[str, str]
+    on_demand: bool
+
+    def result(self) -> Result:
+        return Result(
+            *self.key,
+            {name: CONTENTS[number] for name, number in self.choice.items()},
+            self.variant if rule_of(self.key[0]) is Rule.FIRST else "",
+            self.requires,
+            on_demand=frozenset(MEMBERS[1:] if self.on_demand else ()),
+        )
+
+
+drafts = st.builds(
+    Draft,
+    key=keys,
+    choice=choices,
+    variant=st.sampled_from(["", "v"]),
+    requires=requirements,
+    on_demand=st.booleans(),
+)
 machines = st.sampled_from([0, 1])
 picks = st.integers(0, 1 << 30)
 
@@ -76,14 +111,15 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(mkdtemp())
         self.loop = asyncio.Runner()
-        self.inline_bytes, manifest.INLINE_BYTES = manifest.INLINE_BYTES, INLINE_BYTES
+        self.bounds = manifest.INLINE_BYTES, pack.READ_BYTES
+        manifest.INLINE_BYTES, pack.READ_BYTES = INLINE_BYTES, READ_BYTES
         self.bucket = Bucket()
         self.caches: list[Cache] = []
         # The model: what lies in each slot of each key.
-        self.stored: dict[tuple[str, str], dict[int, Entry]] = {}
+        self.stored: dict[tuple[str, str], dict[int, Result]] = {}
 
     def teardown(self) -> None:
-        manifest.INLINE_BYTES = self.inline_bytes
+        manifest.INLINE_BYTES, pack.READ_BYTES = self.bounds
         self.loop.close()
         shutil.rmtree(self.folder)
 
@@ -101,87 +137,104 @@ class StoreMachine(RuleBasedStateMachine):
         machine.learn("isa", lambda: ISAS[number])
         return Cache(self.bucket, self.tier(number), machine)
 
-    def variants(self, machine: int, key: tuple[str, str]) -> dict[int, Entry]:
+    def variants(
+        self, machine: int, key: tuple[str, str], members: Collection[str] | None = None
+    ) -> dict[int, Entry]:
         """Return what a machine finds under a key; all of it is right, and nothing is missing."""
 
         async def collect(variants: AsyncIterator[Entry]) -> list[Entry]:
             return [entry async for entry in variants]
 
-        entries = self.run_async(collect(self.caches[machine].variants(*key)))
+        entries = self.run_async(collect(self.caches[machine].variants(*key, members)))
         found = {entry.slot: entry for entry in entries}
         expected = {
-            slot: entry
-            for slot, entry in self.stored.get(key, {}).items()
-            if entry.requires in ({}, {"isa": ISAS[machine]})
+            slot: entry_of(result, slot, members)
+            for slot, result in self.stored.get(key, {}).items()
+            if result.requires in ({}, {"isa": ISAS[machine]})
         }
         for slot, entry in found.items():
             assert entry == expected[slot]
-        for slot, entry in expected.items():
-            assert slot in found or not self.is_intact(entry), f"slot {slot} of {key} is missing"
+        for slot in expected:
+            assert slot in found or not self.is_intact(key, slot), f"slot {slot} of {key} is missing"
         return found
 
-    def is_intact(self, entry: Entry) -> bool:
-        """Return whether the bucket has all that an entry needs."""
-        name = names.manifest_name(entry.namespace, entry.key, entry.slot)
-        if not self.bucket.is_intact(name):
-            return False
-        return all(
-            member.inline is not None or self.bucket.is_intact(names.blob_name(member.digest))
-            for member in manifest.decode(self.bucket.objects[name]).members
-        )
+    def manifest(self, key: tuple[str, str], slot: int) -> Manifest:
+        """Return the manifest that was stored in a slot."""
+        return manifest.decode(self.bucket.pristine[names.manifest_name(*key, slot)])
+
+    def is_intact(self, key: tuple[str, str], slot: int) -> bool:
+        """Return whether the bucket has all that a slot's entry needs."""
+        needed = [names.manifest_name(*key, slot)]
+        needed += [names.pack_name(place.pack) for place in self.manifest(key, slot).frames]
+        return all(map(self.bucket.is_intact, needed))
 
     @initialize()
     def start(self) -> None:
         self.caches = [self.new_cache(0), self.new_cache(1)]
 
-    @rule(machine=machines, key=keys)
-    def get(self, machine: int, key: tuple[str, str]) -> None:
-        found = self.variants(machine, key)
-        first = self.run_async(self.caches[machine].get(*key))
+    @rule(machine=machines, key=keys, members=st.none() | st.sets(st.sampled_from(MEMBERS)))
+    def get(self, machine: int, key: tuple[str, str], members: set[str] | None) -> None:
+        found = self.variants(machine, key, members)
+        first = self.run_async(self.caches[machine].get(*key, members))
         assert first == next(iter(found.values()), None)
 
-    @rule(
-        machine=machines,
-        key=keys,
-        choice=choices,
-        variant=st.sampled_from(["", "v"]),
-        requires=requirements,
-    )
-    def put(
-        self,
-        machine: int,
-        key: tuple[str, str],
-        choice: dict[str, int],
-        variant: str,
-        requires: dict[str, str],
-    ) -> None:
-        members = {name: CONTENTS[number] for name, number in choice.items()}
-        if rule_of(key[0]) is not Rule.FIRST:
-            variant = ""
-        built, _ = manifest.build(*key, members, variant=variant, requires=requires)
-        slot = self.run_async(self.caches[machine].put(*key, members, variant=variant, requires=requires))
-        entry = Entry(*key, slot, built.variant, requires, members)
-        there = self.stored.setdefault(key, {}).setdefault(slot, entry)
-        assert (there.variant, there.requires) == (built.variant, requires)
-        if rule_of(key[0]) is not Rule.FIRST:
-            assert there.members == members
+    @rule(machine=machines, batch=st.lists(drafts, min_size=1, max_size=3))
+    def put(self, machine: int, batch: list[Draft]) -> None:
+        self.put_all(machine, [draft.result() for draft in batch])
 
-    @rule(machine=machines, key=keys, choice=choices)
-    def look_up_and_put_on_a_miss(self, machine: int, key: tuple[str, str], choice: dict[str, int]) -> None:
-        """What a compiler does. Whatever was broken before, the second time at the latest it is mended.
+    def put_all(self, machine: int, batch: list[Result]) -> None:
+        slots = self.run_async(self.caches[machine].put_all(batch))
+        for result, slot in zip(batch, slots, strict=True):
+            assert slot is not None
+            key = (result.namespace, result.key)
+            there = self.manifest(key, slot)
+            assert there.is_same_variant(manifest.variant_of(result), result.requires)
+            if slot not in self.stored.setdefault(key, {}):
+                # Of two results for one variant in one batch, either may be first.
+                self.stored[key][slot] = next(
+                    first
+                    for first, taken in zip(batch, slots, strict=True)
+                    if (first.namespace, first.key, taken) == (*key, slot) and is_of(there, first)
+                )
+            if rule_of(key[0]) is not Rule.FIRST:
+                assert self.stored[key][slot].members == result.members
 
-        The first time a blob may be broken that another key has already and nobody has read.
-        """
-        for _ in range(2):
-            if not self.variants(machine, key):
-                self.put(machine, key, choice, "", {})
-        assert self.variants(machine, key)
+    @rule(machine=machines, draft=drafts)
+    def look_up_and_put_on_a_miss(self, machine: int, draft: Draft) -> None:
+        """What a compiler does, which makes the same again. Whatever was broken before, it is mended."""
+        if not self.variants(machine, draft.key, MEMBERS):
+            made = next(iter(self.stored.get(draft.key, {}).values()), draft.result())
+            self.put_all(machine, [msgspec.structs.replace(made, variant="", requires={})])
+        assert self.variants(machine, draft.key, MEMBERS)
 
-    @rule(machine=machines, key=keys)
-    def fill(self, machine: int, key: tuple[str, str]) -> None:
+    @rule(machine=machines, key=keys, members=st.none() | st.sets(st.sampled_from(MEMBERS)))
+    def fill(self, machine: int, key: tuple[str, str], members: set[str] | None) -> None:
         for slot in self.stored.get(key, {}):
             with suppress(S3CacheError):
-                self.run_async(self.caches[machine].fill(*key, slot))
+                self.run_async(self.caches[machine].fill(self.manifest(key, slot), slot, members))
+
+    @rule(machine=machines, key=keys)
+    def prefetch(self, machine: int, key: tuple[str, str]) -> None:
+        """Fetch the frames of a key, as its profile names them."""
+        places = {
+            (place.pack, place.offset): place
+            for slot in self.stored.get(key, {})
+            for place in self.manifest(key, slot).frames
+        }
+        frames = [
+            PackFrame(place, raw_digest_of(self.pristine_part(place)), key[0], {})
+            for _, place in sorted(places.items())
+        ]
+        for run in ranges(frames):
+            try:
+                self.run_async(self.caches[machine].fetch(run))
+            except S3CacheError:
+                assert not self.bucket.is_intact(names.pack_name(run[0].place.pack))
+
+    def pristine_part(self, place: Place) -> bytes:
+        """Return the bytes of a frame as they were stored."""
+        data = self.bucket.pristine[names.pack_name(place.pack)]
+        return data[place.offset : place.offset + place.length]
 
     @rule(machine=machines)
     def restart(self, machine: int) -> None:
@@ -215,18 +268,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, kept=st.none() | st.integers(0, 50))
     def damage_an_object_of_the_bucket(self, pick: int, kept: int | None) -> None:
-        """Truncate an object, flip a byte of a blob or lose one; a manifest is damaged so that it shows."""
+        """Truncate an object, flip a byte of a pack or lose one; a manifest is damaged so that it shows."""
         if not self.bucket.objects:
             return
         name = sorted(self.bucket.objects)[pick % len(self.bucket.objects)]
         data = self.bucket.objects[name]
-        if name.startswith("blobs/"):
+        if name.startswith("packs/"):
             if kept is None:
                 del self.bucket.objects[name]
             elif pick % 2 or not data:
                 self.bucket.objects[name] = data[:kept]
             else:
-                self.bucket.objects[name] = data[:-1] + bytes([data[-1] ^ 1])
+                place = pick % len(data)
+                self.bucket.objects[name] = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         else:
             self.bucket.objects[name] = data[: (kept or 0) % len(data)] if data else b""
 
@@ -250,9 +304,26 @@ class StoreMachine(RuleBasedStateMachine):
                     raise AssertionError("the damage does not show")
 
 
+def entry_of(result: Result, slot: int, members: Collection[str] | None) -> Entry:
+    """Return what a result comes back as, with these members, or those that are not on demand."""
+    held = {
+        name: content
+        for name, content in result.members.items()
+        if (name not in result.on_demand if members is None else name in members)
+    }
+    variant = manifest.variant_of(result)
+    return Entry(result.namespace, result.key, slot, variant, dict(result.requires), held)
+
+
+def is_of(there: Manifest, result: Result) -> bool:
+    """Return whether a manifest is that of a result."""
+    expected = [(n, raw_digest_of(content), n in result.on_demand) for n, content in result.members.items()]
+    return [(member.name, member.digest, member.on_demand) for member in there.members] == expected
+
+
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     # Without the phase that explains: it takes minutes.

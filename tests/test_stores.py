@@ -110,8 +110,8 @@ class TestReadOnlyStore(ReadConformance):
         with pytest.raises(Forbidden, match="read-only"):
             await filled.create("new", b"")
         with pytest.raises(Forbidden, match="read-only"):
-            await filled.delete("blobs/00/0000")
-        assert await filled.get("blobs/00/0000") == b""
+            await filled.delete("packs/00/0000")
+        assert await filled.get("packs/00/0000") == b""
         with pytest.raises(ObjectAbsent):
             await filled.get("new")
 

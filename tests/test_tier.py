@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from s3cache import tier as tiers
-from s3cache.digest import DIGEST_BYTES, digest_of
+from s3cache.digest import DIGEST_BYTES, digest_of, raw_digest_of
 from s3cache.errors import DiskFull, DiskTierError
 from s3cache.tier import DiskTier
 from tests import dying, writers
@@ -51,7 +51,7 @@ def assert_all_read_right(root: Path, limit: int) -> None:
 
 
 def assert_usage_is_right_after_a_change(root: Path, limit: int) -> None:
-    DiskTier(root, limit).write("blobs/after/after-10", content_of("blobs/after/after-10", 10))
+    DiskTier(root, limit).write("packs/after/after-10", content_of("packs/after/after-10", 10))
     used, trusted = tiers._USAGE.unpack((root / "usage").read_bytes())
     assert trusted
     assert used == held(root) <= limit
@@ -61,74 +61,125 @@ def assert_usage_is_right_after_a_change(root: Path, limit: int) -> None:
 
 
 def test_an_object_is_read_by_another_process_of_the_user(root: Path, tier: DiskTier) -> None:
-    tier.write("blobs/ab/abc", b"content")
-    assert DiskTier(root, LIMIT).read("blobs/ab/abc") == b"content"
+    tier.write("packs/ab/abc", b"content")
+    assert DiskTier(root, LIMIT).read("packs/ab/abc") == b"content"
 
 
 def test_an_object_is_read_against_the_digest_that_is_expected(tier: DiskTier) -> None:
-    tier.write("blobs/ab/abc", b"content")
-    assert tier.read("blobs/ab/abc", digest_of(b"content")) == b"content"
-    assert tier.read("blobs/ab/abc", digest_of(b"another")) is None
+    tier.write("packs/ab/abc", b"content")
+    assert tier.read("packs/ab/abc", digest_of(b"content")) == b"content"
+    assert tier.read("packs/ab/abc", digest_of(b"another")) is None
     assert tier.names() == []
 
 
 @pytest.mark.parametrize("position", [0, DIGEST_BYTES - 1, DIGEST_BYTES, -1])
 def test_a_flipped_byte_is_a_miss_and_goes_to_quarantine(root: Path, tier: DiskTier, position: int) -> None:
-    tier.write("blobs/ab/abc", b"content")
-    path = root / "objects/blobs/ab/abc"
+    tier.write("packs/ab/abc", b"content")
+    path = root / "objects/packs/ab/abc"
     damaged = bytearray(path.read_bytes())
     damaged[position] ^= 1
     path.write_bytes(damaged)
-    assert tier.read("blobs/ab/abc") is None
+    assert tier.read("packs/ab/abc") is None
     assert tier.take_quarantined() == 1
     assert [kept.read_bytes() for kept in (root / "quarantine").iterdir()] == [damaged]
-    assert tier.write("blobs/ab/abc", b"content")
-    assert tier.read("blobs/ab/abc") == b"content"
+    assert tier.write("packs/ab/abc", b"content")
+    assert tier.read("packs/ab/abc") == b"content"
     assert_usage_is_right_after_a_change(root, LIMIT)
 
 
 @pytest.mark.parametrize("size", [0, 5, DIGEST_BYTES, DIGEST_BYTES + 3])
 def test_a_truncated_file_is_a_miss(root: Path, tier: DiskTier, size: int) -> None:
-    tier.write("blobs/ab/abc", b"content")
-    os.truncate(root / "objects/blobs/ab/abc", size)
-    assert tier.read("blobs/ab/abc") is None
+    tier.write("packs/ab/abc", b"content")
+    os.truncate(root / "objects/packs/ab/abc", size)
+    assert tier.read("packs/ab/abc") is None
     assert tier.names() == []
 
 
 def test_a_file_that_cannot_be_read_is_a_miss(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
-    tier.write("blobs/ab/abc", b"content")
+    tier.write("packs/ab/abc", b"content")
     monkeypatch.setattr(os, "read", failing(errno.EIO))
-    assert tier.read("blobs/ab/abc") is None
+    assert tier.read("packs/ab/abc") is None
 
 
 def test_a_hit_does_not_need_to_note_its_use(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
-    tier.write("blobs/ab/abc", b"content")
+    tier.write("packs/ab/abc", b"content")
     monkeypatch.setattr(os, "utime", failing(errno.EROFS))
-    assert tier.read("blobs/ab/abc") == b"content"
+    assert tier.read("packs/ab/abc") == b"content"
 
 
 def test_an_object_is_read_though_it_is_evicted_meanwhile(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = content_of("old", ENTRY)
-    tier.write("blobs/ab/old", content)
+    tier.write("packs/ab/old", content)
     read_rest = tiers._read_rest
 
     def evict_then_read(file: int) -> bytes:
         for number in range(15):
-            tier.write(f"blobs/cd/{number}", content_of(str(number), ENTRY))
-        assert not tier.has("blobs/ab/old")
+            tier.write(f"packs/cd/{number}", content_of(str(number), ENTRY))
+        assert not tier.has("packs/ab/old")
         return read_rest(file)
 
     monkeypatch.setattr(tiers, "_read_rest", evict_then_read)
-    assert tier.read("blobs/ab/old") == content
+    assert tier.read("packs/ab/old") == content
     assert tier.take_quarantined() == 0
 
 
 def test_names_are_sorted_and_begin_with_the_prefix(tier: DiskTier) -> None:
-    for name in "manifests/ns/key/1", "blobs/ab/abc", "manifests/ns/key/0":
+    for name in "manifests/ns/key/1", "packs/ab/abc", "manifests/ns/key/0", "manifests/ns2/key/0":
         tier.write(name, b"")
-    assert tier.names("manifests/") == ["manifests/ns/key/0", "manifests/ns/key/1"]
+    keys = ["manifests/ns/key/0", "manifests/ns/key/1"]
+    assert tier.names("manifests/ns/") == keys
+    assert tier.names("manifests/ns/k") == keys
+    assert tier.names("manifests/ns/key/1") == keys[1:]
+    assert tier.names("manifests/n") == [*keys, "manifests/ns2/key/0"]
+    assert tier.names("m") == [*keys, "manifests/ns2/key/0"]
+    assert tier.names() == [*keys, "manifests/ns2/key/0", "packs/ab/abc"]
+
+
+@pytest.mark.parametrize("prefix", ["catalogs/", "catalogs/job/", "packs/ab/abd", "packs/ab/abc/", "x"])
+def test_of_a_prefix_that_nothing_has_there_are_no_names(tier: DiskTier, prefix: str) -> None:
+    tier.write("packs/ab/abc", b"")
+    assert tier.names(prefix) == []
+
+
+def test_names_of_a_folder_are_found_without_looking_at_the_others(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "catalogs/job/1", "catalogs/other/1", "packs/ab/abc":
+        tier.write(name, b"")
+    looked: list[str] = []
+    walk = os.walk
+
+    def record(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for parent, folders, files in walk(os.fspath(folder)):
+            looked.append(parent)
+            yield parent, folders, files
+
+    monkeypatch.setattr(os, "walk", record)
+    assert tier.names("catalogs/job/") == ["catalogs/job/1"]
+    assert [Path(folder).name for folder in looked] == ["job"]
+
+
+def test_a_digest_is_that_of_the_content(tier: DiskTier) -> None:
+    for content in b"", b"content":
+        tier.write(f"packs/{len(content)}", content)
+        assert tier.digest(f"packs/{len(content)}") == raw_digest_of(content)
+
+
+@pytest.mark.parametrize("name", ["packs/ab/absent", "packs/ab", "packs", "packs/" + "a" * 300])
+def test_what_is_absent_has_no_digest(tier: DiskTier, name: str) -> None:
+    tier.write("packs/ab/abc", b"content")
+    assert tier.digest(name) is None
+
+
+def test_asking_for_a_digest_is_no_use_and_reads_no_content(root: Path, tier: DiskTier) -> None:
+    tier.write("packs/ab/abc", b"content")
+    os.truncate(root / "objects/packs/ab/abc", DIGEST_BYTES)
+    used_at(root, "packs/ab/abc", 1000.0)
+    assert tier.digest("packs/ab/abc") == raw_digest_of(b"content")
+    assert (root / "objects/packs/ab/abc").stat().st_mtime == 1000.0
+    assert tier.take_quarantined() == 0
 
 
 # What it lets go.
@@ -136,52 +187,52 @@ def test_names_are_sorted_and_begin_with_the_prefix(tier: DiskTier) -> None:
 
 def test_the_least_recently_used_goes_first(root: Path, tier: DiskTier) -> None:
     for number in range(10):
-        tier.write(f"blobs/{number}", content_of("", ENTRY))
-        used_at(root, f"blobs/{number}", 1000.0 + number)
-    tier.read("blobs/0")
-    tier.read("blobs/3")
-    tier.write("blobs/new", content_of("", ENTRY))
-    assert tier.names() == sorted(["blobs/0", "blobs/new", *(f"blobs/{n}" for n in range(3, 10))])
+        tier.write(f"packs/{number}", content_of("", ENTRY))
+        used_at(root, f"packs/{number}", 1000.0 + number)
+    tier.read("packs/0")
+    tier.read("packs/3")
+    tier.write("packs/new", content_of("", ENTRY))
+    assert tier.names() == sorted(["packs/0", "packs/new", *(f"packs/{n}" for n in range(3, 10))])
 
 
 def test_a_write_of_what_is_there_changes_nothing(root: Path, tier: DiskTier) -> None:
-    assert tier.write("blobs/a", b"first")
-    assert not tier.write("blobs/a", b"second")
-    assert tier.read("blobs/a") == b"first"
+    assert tier.write("packs/a", b"first")
+    assert not tier.write("packs/a", b"second")
+    assert tier.read("packs/a") == b"first"
 
 
 def test_an_entry_as_large_as_the_limit_takes_all_of_it(root: Path, tier: DiskTier) -> None:
-    tier.write("blobs/small", b"x")
-    assert tier.write("blobs/large", bytes(LIMIT - DIGEST_BYTES))
-    assert tier.names() == ["blobs/large"]
+    tier.write("packs/small", b"x")
+    assert tier.write("packs/large", bytes(LIMIT - DIGEST_BYTES))
+    assert tier.names() == ["packs/large"]
     assert held(root) == LIMIT
 
 
 def test_an_entry_larger_than_the_limit_is_refused_and_evicts_nothing(tier: DiskTier) -> None:
-    tier.write("blobs/small", b"x")
+    tier.write("packs/small", b"x")
     with pytest.raises(DiskFull, match="S3CACHE_DISK_LIMIT"):
-        tier.write("blobs/large", bytes(LIMIT - DIGEST_BYTES + 1))
-    assert tier.names() == ["blobs/small"]
+        tier.write("packs/large", bytes(LIMIT - DIGEST_BYTES + 1))
+    assert tier.names() == ["packs/small"]
 
 
 def test_what_is_in_quarantine_counts_and_goes_before_any_object(root: Path, tier: DiskTier) -> None:
     for number in range(10):
-        tier.write(f"blobs/{number}", content_of("", ENTRY))
+        tier.write(f"packs/{number}", content_of("", ENTRY))
     for number in range(6):
-        (root / "objects" / f"blobs/{number}").write_bytes(bytes(1000))
-        assert tier.read(f"blobs/{number}") is None
+        (root / "objects" / f"packs/{number}").write_bytes(bytes(1000))
+        assert tier.read(f"packs/{number}") is None
     for number in range(10, 15):
-        tier.write(f"blobs/{number}", content_of("", ENTRY))
+        tier.write(f"packs/{number}", content_of("", ENTRY))
         assert held(root) <= LIMIT
-    assert tier.names() == sorted(f"blobs/{number}" for number in range(6, 15))
+    assert tier.names() == sorted(f"packs/{number}" for number in range(6, 15))
 
 
 def test_the_quarantine_keeps_few_files(root: Path) -> None:
     tier = DiskTier(root, 1 << 20)
     for number in range(40):
-        tier.write("blobs/a", b"content")
-        (root / "objects/blobs/a").write_bytes(number.to_bytes(4, "big"))
-        tier.read("blobs/a")
+        tier.write("packs/a", b"content")
+        (root / "objects/packs/a").write_bytes(number.to_bytes(4, "big"))
+        tier.read("packs/a")
     kept = sorted((root / "quarantine").iterdir())
     assert [path.read_bytes() for path in kept] == [n.to_bytes(4, "big") for n in range(24, 40)]
     assert_usage_is_right_after_a_change(root, 1 << 20)
@@ -189,8 +240,8 @@ def test_the_quarantine_keeps_few_files(root: Path) -> None:
 
 def test_a_lower_limit_is_reached_with_the_next_write(root: Path, tier: DiskTier) -> None:
     for number in range(10):
-        tier.write(f"blobs/{number}", content_of("", ENTRY))
-    DiskTier(root, LIMIT // 2).write("blobs/new", b"x")
+        tier.write(f"packs/{number}", content_of("", ENTRY))
+    DiskTier(root, LIMIT // 2).write("packs/new", b"x")
     assert held(root) <= LIMIT // 2
 
 
@@ -243,43 +294,43 @@ def test_it_keeps_a_floor_of_free_space(root: Path, fill_disk: Callable[[int], N
     tier = DiskTier(root, 150_000)
     for number in range(100):
         fill_disk(number * 1_500)
-        tier.write(f"blobs/{number}", content_of("", ENTRY))
+        tier.write(f"packs/{number}", content_of("", ENTRY))
         assert shutil.disk_usage(root).free >= 10_000
     assert len(tier.names()) > 20
 
 
 def test_the_floor_is_kept_to_the_byte(root: Path, fill_disk: Callable[[int], None]) -> None:
     tier = DiskTier(root, 150_000)
-    tier.write("blobs/old", content_of("", ENTRY))
+    tier.write("packs/old", content_of("", ENTRY))
     fill_disk(200_000 - 10_000 - 2_000)
-    tier.write("blobs/new", content_of("", ENTRY))
-    assert tier.names() == ["blobs/new", "blobs/old"]
-    tier.write("blobs/newer", content_of("", ENTRY))
-    assert tier.names() == ["blobs/new", "blobs/newer"]
+    tier.write("packs/new", content_of("", ENTRY))
+    assert tier.names() == ["packs/new", "packs/old"]
+    tier.write("packs/newer", content_of("", ENTRY))
+    assert tier.names() == ["packs/new", "packs/newer"]
 
 
 def test_a_disk_filled_by_others_raises_disk_full(root: Path, fill_disk: Callable[[int], None]) -> None:
     tier = DiskTier(root, 150_000)
     fill_disk(190_000)
     with pytest.raises(DiskFull, match="make room"):
-        tier.write("blobs/a", b"x")
+        tier.write("packs/a", b"x")
     fill_disk(180_000)
-    assert tier.write("blobs/a", b"x")
+    assert tier.write("packs/a", b"x")
 
 
 def test_a_disk_filled_by_others_evicts_nothing_when_that_would_not_help(
     root: Path, fill_disk: Callable[[int], None]
 ) -> None:
     tier = DiskTier(root, 150_000)
-    tier.write("blobs/a", b"content")
+    tier.write("packs/a", b"content")
     fill_disk(199_000)
     with pytest.raises(DiskFull):
-        tier.write("blobs/b", b"x")
-    assert tier.names() == ["blobs/a"]
+        tier.write("packs/b", b"x")
+    assert tier.names() == ["packs/a"]
 
 
 def test_a_name_that_no_file_can_have_is_absent_and_cannot_be_written(tier: DiskTier) -> None:
-    name = "blobs/" + "a" * 300
+    name = "packs/" + "a" * 300
     assert not tier.has(name)
     with pytest.raises(DiskTierError):
         tier.write(name, b"content")
@@ -292,15 +343,15 @@ def test_no_space_left_raises_disk_full_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", failing(number))
         with pytest.raises(DiskFull, match="no space left"):
-            tier.write("blobs/a", b"x")
+            tier.write("packs/a", b"x")
     assert held(root) == 0
-    assert tier.write("blobs/a", b"x")
+    assert tier.write("packs/a", b"x")
 
 
 def test_a_write_that_fails_raises_disk_tier_error(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "rename", failing(errno.EIO))
     with pytest.raises(DiskTierError, match="S3CACHE_DIR"):
-        tier.write("blobs/a", b"x")
+        tier.write("packs/a", b"x")
 
 
 def test_a_folder_that_cannot_be_made_raises_disk_tier_error(tmp_path: Path) -> None:
@@ -322,7 +373,7 @@ def test_a_lock_that_is_never_free_raises_disk_tier_error(
 ) -> None:
     monkeypatch.setattr(tiers, "_LOCK_SECONDS", 0.02)
     with FileLock(root / "lock"), pytest.raises(DiskTierError, match="lock"):
-        tier.write("blobs/a", b"x")
+        tier.write("packs/a", b"x")
 
 
 def failing(number: int) -> Callable[..., Any]:
@@ -336,8 +387,8 @@ def failing(number: int) -> Callable[..., Any]:
 
 
 def test_kill_9_before_any_line_of_a_write_that_evicts(root: Path) -> None:
-    old = [f"blobs/old/{number}-{LIMIT // 3}" for number in range(2)]
-    new = f"blobs/new/new-{LIMIT // 2}"
+    old = [f"packs/old/{number}-{LIMIT // 3}" for number in range(2)]
+    new = f"packs/new/new-{LIMIT // 2}"
     outcomes = set()
     for line in range(1, 500):
         shutil.rmtree(root, ignore_errors=True)

@@ -20,9 +20,9 @@ class LatencyStore(WrapperStore):
         super().__init__(inner)
         self._seconds = seconds
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, part: range | None = None) -> bytes:
         await anyio.sleep(self._seconds)
-        return await super().get(name)
+        return await super().get(name, part)
 
     async def create(self, name: str, data: bytes) -> bool:
         await anyio.sleep(self._seconds)
@@ -49,8 +49,8 @@ class FaultyStore(WrapperStore):
         """Let one call of a method raise `error`; with `reply_lost`, what it asked for is done."""
         self._faults.setdefault(method, deque()).append((error, reply_lost))
 
-    async def get(self, name: str) -> bytes:
-        return await self._call("get", lambda: self.inner.get(name))
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        return await self._call("get", lambda: self.inner.get(name, part))
 
     async def create(self, name: str, data: bytes) -> bool:
         return await self._call("create", lambda: self.inner.create(name, data))
@@ -92,10 +92,10 @@ class RecordingStore(WrapperStore):
         """Return the names of the requests of a kind: GET, PUT, LIST or DELETE."""
         return [request.split()[1] for request in self.requests if request.startswith(f"{kind} ")]
 
-    async def get(self, name: str) -> bytes:
-        self.requests.append(f"GET {name}")
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        self.requests.append(f"GET {name}" if part is None else f"GET {name} {part.start}-{part.stop}")
         await self._gate.wait()
-        return await super().get(name)
+        return await super().get(name, part)
 
     async def create(self, name: str, data: bytes) -> bool:
         self.requests.append(f"PUT {name}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 from s3cache.digest import digest_of
+from s3cache.manifest import Result
 from s3cache.spool import Put, Spool
 from s3cache.tier import DiskTier
 
@@ -33,7 +34,7 @@ def write_many(root: Path, limit: int, writer: int, count: int, size: int) -> No
         root,
         limit,
         [
-            f"blobs/{number % 7}/{'shared' if number % 5 == 0 else writer}-{number}-{size}"
+            f"packs/{number % 7}/{'shared' if number % 5 == 0 else writer}-{number}-{size}"
             for number in range(count)
         ],
     )
@@ -44,7 +45,7 @@ def write_for_ever(root: Path, limit: int, seed: int) -> None:
     tier = DiskTier(root, limit)
     randomly = random.Random(seed)
     for number in itertools.count():
-        name = f"blobs/{number % 5}/{seed}-{number}-{randomly.randrange(limit // 4)}"
+        name = f"packs/{number % 5}/{seed}-{number}-{randomly.randrange(limit // 4)}"
         tier.write(name, content_of(name, size_of(name)))
         tier.read(name)
         if number % 7 == 0:
@@ -54,16 +55,16 @@ def write_for_ever(root: Path, limit: int, seed: int) -> None:
 def put_of(number: int) -> Put:
     """Return the only right result of a number."""
     content = random.Random(number).randbytes(5000 + number % 7 * 1000)
-    return Put(
+    result = Result(
         namespace="fx-graph",
         key=f"key-{number}",
-        members={"content": content},
+        members={"content": content, "source": b"text"},
         variant=digest_of(content),
         requires={"glibc": "2.31"},
         cost_seconds=float(number),
-        job="job",
-        run="run",
+        on_demand=frozenset({"source"}),
     )
+    return Put(result, job="job", run="run")
 
 
 def spool_for_ever(folder: Path, first: int, log: Path) -> None:

@@ -1,11 +1,17 @@
 """One job's profile as the agent knows it: what earlier starts used, what this one adds."""
 
+from collections.abc import Collection, Mapping, Set
+from contextlib import suppress
+
 import anyio
 
+from s3cache import catalog, names, profile
 from s3cache import manifest as manifests
-from s3cache import names, profile
-from s3cache.local import read_manifest
-from s3cache.profile import Reference, Segment
+from s3cache.catalog import Catalog, Reference
+from s3cache.errors import Corrupt
+from s3cache.manifest import Manifest
+from s3cache.prefetch import Progress
+from s3cache.profile import Segment
 from s3cache.tier import DiskTier
 
 
@@ -14,45 +20,122 @@ class JobProfile:
 
     def __init__(self, job: str, platform: str) -> None:
         self.job = job
+        self.platform = platform
         self.prefix = names.profile_prefix(job, platform)
-        self._platform = platform
-        self._known: set[str] = set()
-        self._new: dict[str, tuple[str, str, int]] = {}
-        self.references: list[Reference] = []
+        self.progress = Progress()
         self.is_asked_for = False
         """Whether reading it has begun."""
         self.read = anyio.Event()
         """Set when the profile was read, or could not be."""
+        self.segments: dict[str, Segment] = {}
+        """Those that hold, by name, the oldest first."""
+        self._catalogs: dict[str, Catalog] = {}
+        self._used: set[bytes] = set()
+        self._has_voted = False
+        self._listed: set[str] = set()
+        self._new: dict[str, tuple[int, set[str]]] = {}
 
-    def learn(self, references: list[Reference]) -> None:
-        """Take over references that are in the bucket."""
-        self.references += references
-        for reference in references:
-            self._known.add(reference.name)
-            self._new.pop(reference.name, None)
+    def learn(self, segments: Mapping[str, Segment]) -> None:
+        """Take over segments that are in the bucket."""
+        self._listed |= segments.keys()
+        self.segments = profile.live({**self.segments, **segments})
+        # The newest first: what it says of where a result lies is what holds now.
+        self._catalogs = {name: Catalog(self.segments[name].catalog) for name in reversed(self.segments)}
+        for name, (_, opened) in list(self._new.items()):
+            if (known := self.find(name)) and opened <= set(known.opened):
+                del self._new[name]
 
-    def add(self, namespace: str, key: str, slot: int) -> None:
-        """Note that a start used a slot."""
+    def __len__(self) -> int:
+        return len(self._halves())
+
+    def find(self, name: str) -> Reference | None:
+        """Return what the profile has of a manifest, by name."""
+        found = self._find(name)
+        return found[1] if found else None
+
+    def segment_of(self, name: str) -> str | None:
+        """Return the name of the segment that `find` finds a manifest in."""
+        found = self._find(name)
+        return found[0] if found else None
+
+    def keys(self, namespace_prefix: str) -> list[tuple[str, str]]:
+        """Return namespace and key, in the order of use, of what it has in namespaces that begin so."""
+        found: dict[tuple[str, str], None] = {}
+        for known in reversed(self._catalogs.values()):
+            with suppress(Corrupt):
+                for reference in known.references():
+                    if reference.manifest.namespace.startswith(namespace_prefix):
+                        found[reference.manifest.namespace, reference.manifest.key] = None
+        return list(found)
+
+    @property
+    def new(self) -> Set[str]:
+        """The names of manifests that the next segment is to name."""
+        return self._new.keys()
+
+    def add(self, namespace: str, key: str, slot: int, opened: Collection[str] = ()) -> None:
+        """Note that a start used a slot, and which members on demand it asked for."""
         name = names.manifest_name(namespace, key, slot)
-        if name not in self._known:
-            self._new.setdefault(name, (namespace, key, slot))
+        half = catalog.half_digest(name)
+        if half in self._used and not opened:
+            return
+        self._used.add(half)
+        known = self.find(name)
+        if known is None or not set(opened) <= set(known.opened):
+            self._new.setdefault(name, (slot, set()))[1].update(opened)
 
     def use(self, tier: DiskTier, namespace: str, key: str) -> None:
         """Note that a start used a key that it had already: all its slots that are known here."""
         slot = 0
-        while tier.has(names.manifest_name(namespace, key, slot)):
+        while tier.has(name := names.manifest_name(namespace, key, slot)) or self.find(name):
             self.add(namespace, key, slot)
             slot += 1
 
     def next_segment(self, tier: DiskTier, writer: dict[str, str]) -> tuple[str, Segment] | None:
         """Return the next segment and its name, or None when nothing is new. `learn` it once stored."""
-        if not self._new:
+        references: list[Reference] = []
+        for name, (slot, opened) in self._new.items():
+            known = self.find(name)
+            manifest = known.manifest if known else _manifest(tier, name)
+            # What is not on disk any more is not new to the next start that uses it, either.
+            if manifest is not None:
+                references.append(Reference(slot, manifest, sorted(opened)))
+        if not references:
             return None
-        references = [Reference(*new, _carried(tier, *new)) for new in self._new.values()]
-        return profile.new_segment_name(self.job, self._platform), Segment(references, writer)
+        segment = Segment(
+            frames=profile.frames_of(references, lambda place: tier.digest(place.name)),
+            catalog=catalog.build(references),
+            unused=dict.fromkeys(sorted(self._halves() - self._used), 0 if self._has_voted else 1),
+            writer=writer,
+        )
+        self._has_voted = True
+        return profile.new_segment_name(self.job, self.platform), segment
+
+    def take_replaced(self, long_ago: float) -> list[str]:
+        """Return, once, the segments in the bucket for which another one stands since `long_ago`."""
+        taken = {
+            name
+            for segment in self.segments.values()
+            if segment.written < long_ago
+            for name in self._listed.intersection(segment.replaces)
+        }
+        self._listed -= taken
+        return sorted(taken)
+
+    def _halves(self) -> set[bytes]:
+        return {half for known in self._catalogs.values() for half in known}
+
+    def _find(self, name: str) -> tuple[str, Reference] | None:
+        for segment, known in self._catalogs.items():
+            with suppress(Corrupt):
+                if reference := known.find(name):
+                    return segment, reference
+        return None
 
 
-def _carried(tier: DiskTier, namespace: str, key: str, slot: int) -> bytes | None:
-    manifest = read_manifest(tier, namespace, key, slot)
-    data = manifests.encode(manifest) if manifest else b""
-    return data if 0 < len(data) <= profile.CARRIED_BYTES else None
+def _manifest(tier: DiskTier, name: str) -> Manifest | None:
+    data = tier.read(name)
+    try:
+        return manifests.decode(data) if data is not None else None
+    except Corrupt:
+        return None

@@ -24,7 +24,7 @@ class Hello(msgspec.Struct, tag=True, frozen=True):
 
 
 class Lookup(msgspec.Struct, tag=True, frozen=True):
-    """Ask that a slot be brought into the disk tier.
+    """Ask that a slot be brought into the disk tier, without `members` all that is not on demand.
 
     The answer is due at `deadline`, by the monotonic clock that all processes of a machine share.
     """
@@ -32,15 +32,17 @@ class Lookup(msgspec.Struct, tag=True, frozen=True):
     namespace: str
     key: str
     slot: int
+    members: list[str] | None
     deadline: float
 
 
 class Hit(msgspec.Struct, tag=True, frozen=True):
-    """A slot was used; `seconds` went into reading it."""
+    """A slot was used, with the members on demand that were `opened`; `seconds` went into reading it."""
 
     namespace: str
     key: str
     slot: int
+    opened: list[str]
     seconds: float
 
 

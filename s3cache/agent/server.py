@@ -11,14 +11,15 @@ import msgspec
 from anyio.abc import SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from s3cache import ledger, profile
+from s3cache import ledger, names
 from s3cache.agent import protocol
 from s3cache.agent.jobs import Jobs, Run, versions
+from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
 from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
 from s3cache.machine import Machine
-from s3cache.prefetch import bring, read_profile
+from s3cache.prefetch import bring, read_profile, worth_fetching
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Spool
 from s3cache.stores.base import ObjectStore
@@ -77,12 +78,14 @@ class Agent:
         self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
         self._objects = BreakerStore(bucket)
         writer = {"package": versions().get("torch-s3cache", "")}
-        self._cache = Cache(self._objects, self._tier, Machine(), writer)
+        self._machine = Machine()
+        self._cache = Cache(self._objects, self._tier, self._machine, writer)
         self.jobs = Jobs()
         self.uploader: Uploader | None = None
         if settings.mode is Mode.READ_WRITE:
             spool = Spool(settings.spool_directory, settings.disk_limit // 4)
-            self.uploader = Uploader(spool, self._cache, self._objects, self._tier, self.jobs, writer)
+            segments = SegmentWriter(self._cache, self._objects, self._tier, self.jobs, writer)
+            self.uploader = Uploader(spool, self._cache, self._objects, self.jobs, segments)
         # The process that started the agent is one, though it may not have connected yet.
         self._processes = 1
         self._changed = anyio.Event()
@@ -163,18 +166,17 @@ class Agent:
 
     async def _answer(self, request: protocol.Request, run: Run) -> protocol.Reply | None:
         match request:
-            case protocol.Lookup(namespace, key, slot, deadline):
-                found = await self._look_up(run, namespace, key, slot, deadline)
+            case protocol.Lookup():
+                found = await self._look_up(run, request)
                 return protocol.Found(found, self._warning(run))
-            case protocol.Hit(namespace, key, slot, seconds):
-                name = profile.Reference(namespace, key, slot).name
+            case protocol.Hit(namespace, key, slot, opened, seconds):
                 counts = run.ledger.namespaces[namespace]
-                if self._cache.downloaded.get(name, 0.0) > run.started:
+                if self._was_downloaded(run, names.manifest_name(namespace, key, slot)):
                     counts.bucket_hits += 1
                 else:
                     counts.disk_hits += 1
                 run.ledger.seconds["read"] += seconds
-                run.profile.add(namespace, key, slot)
+                run.profile.add(namespace, key, slot, opened)
             case protocol.Use(namespace, key):
                 run.profile.use(self._tier, namespace, key)
             case protocol.Miss(namespace):
@@ -189,39 +191,55 @@ class Agent:
             case protocol.ProfileOf(prefix):
                 with anyio.move_on_after(PROFILE_SECONDS):
                     await run.profile.read.wait()
-                references = run.profile.references
-                keys = [(r.namespace, r.key) for r in references if r.namespace.startswith(prefix)]
-                return protocol.Profile(keys)
+                return protocol.Profile(run.profile.keys(prefix))
             case protocol.Flush(seconds):
-                with anyio.move_on_after(seconds):
-                    await self._flush(lambda: False)
+                if seconds:
+                    with anyio.move_on_after(seconds):
+                        await self._flush(lambda: False)
                 pending = self.uploader.pending if self.uploader else 0
                 report = run.write_report()
                 return protocol.Flushed(pending, report, self._warning(run))
         return None
 
-    async def _look_up(
-        self, run: Run, namespace: str, key: str, slot: int, deadline: float
-    ) -> protocol.Status:
+    def _was_downloaded(self, run: Run, name: str) -> bool:
+        """Return whether what a manifest stands for came from the bucket in this run."""
+        reference = run.profile.find(name)
+        came = [place.name for place in reference.places] if reference else []
+        came = came or [run.profile.segment_of(name) or name]
+        return any(self._cache.downloaded.get(held, 0.0) > run.started for held in [name, *came])
+
+    async def _look_up(self, run: Run, lookup: protocol.Lookup) -> protocol.Status:
         found: protocol.Status | None = None
         is_known = anyio.Event()
 
         async def fill() -> None:
             nonlocal found
-            found = await self._fill(run, namespace, key, slot)
+            found = await self._fill(run, lookup)
             is_known.set()
 
         # A download goes on when nobody waits for it any more: the next start will need it.
         self._group.start_soon(fill)
-        with anyio.move_on_after(deadline - time.monotonic()):
+        with anyio.move_on_after(lookup.deadline - time.monotonic()):
             await is_known.wait()
         if found is None:
             run.warn(Unreachable(_SLOW.format(self._settings.url)))
         return found or "unavailable"
 
-    async def _fill(self, run: Run, namespace: str, key: str, slot: int) -> protocol.Status:
+    async def _fill(self, run: Run, lookup: protocol.Lookup) -> protocol.Status:
+        # What the profile names needs no request for a manifest, and is on its way.
+        with anyio.move_on_after(PROFILE_SECONDS):
+            await run.profile.read.wait()
+        namespace, key, slot = lookup.namespace, lookup.key, lookup.slot
+        known = run.profile.find(names.manifest_name(namespace, key, slot))
         try:
-            await self._cache.fill(namespace, key, slot)
+            if known:
+                try:
+                    await self._cache.fill(known.manifest, slot, lookup.members)
+                    return "ready"
+                except Corrupt as error:
+                    logger.warning("%s is not where the profile says: %s", known.name, error)
+            manifest = await self._cache.manifest(namespace, key, slot)
+            await self._cache.fill(manifest, slot, lookup.members)
         except ObjectAbsent:
             return "absent"
         except Corrupt as error:
@@ -240,15 +258,27 @@ class Agent:
     async def _prefetch(self, run: Run) -> None:
         ledger.charge(run.ledger)
         started = time.monotonic()
-        try:
-            run.profile.learn(await read_profile(self._cache, self._objects, run.profile.prefix))
-        except S3CacheError as error:
-            logger.warning("the profile of %s cannot be read: %s", run.profile.job, error)
-        finally:
-            run.profile.read.set()
-        here = await bring(self._cache, run.profile.references, self._settings.exclude)
-        seconds = time.monotonic() - started
-        logger.info("%d entries of %s are here after %.2f s", here, run.profile.job, seconds)
+        job = run.profile
+        with anyio.move_on_after(self._settings.deadline_seconds) as deadline:
+            try:
+                job.learn(await read_profile(self._cache, self._objects, job.prefix))
+            except S3CacheError as error:
+                logger.warning("the profile of %s cannot be read: %s", job.job, error)
+            finally:
+                job.read.set()
+            room = self._settings.disk_limit
+            frames = worth_fetching(job.segments.values(), self._machine, self._settings.exclude, room)
+            await bring(self._cache, frames, job.progress)
+        job.progress.is_over = True
+        logger.info(
+            "%d entries of %s, %d of %d bytes, are here after %.2f s%s",
+            len(job),
+            job.job,
+            job.progress.bytes,
+            job.progress.of,
+            time.monotonic() - started,
+            "; S3CACHE_DEADLINE is over" if deadline.cancelled_caught else "",
+        )
 
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
         if self.uploader:

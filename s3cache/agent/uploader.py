@@ -1,24 +1,28 @@
-"""From the spool to the bucket: results first, then the segment that names them."""
+"""From the spool to the bucket: a pack at a time, then the segment that names what lies there."""
 
 import logging
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 
-from s3cache import ledger, profile
+from s3cache import ledger, manifest
 from s3cache.agent.jobs import Jobs
+from s3cache.agent.segments import SegmentWriter
 from s3cache.cache import Cache
-from s3cache.errors import DiskTierError, Forbidden, S3CacheError, StoreError
+from s3cache.errors import Forbidden, InvalidName, StoreError
 from s3cache.ledger import Ledger
-from s3cache.spool import Spool
+from s3cache.spool import Put, Spool
 from s3cache.stores.breaker import BreakerStore
-from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 8
-"""Results that are in memory, and under way, at one time."""
+BATCH_BYTES = 32 << 20
+"""Results of about this size are in memory at one time, and go into one pack."""
+HOLD_BACK_SECONDS = 10.0
+"""While the job runs, results wait for up to this long, by chance: for others that share their pack, and
+for another machine that made the same ones at the same moment and may be first."""
 QUIET_SECONDS = 30.0
 """A segment is written when nothing was put for this long, and at the end."""
 SILENCE_SECONDS = 3.0
@@ -34,18 +38,17 @@ class Uploader:
         spool: Spool,
         cache: Cache,
         objects: BreakerStore,
-        tier: DiskTier,
         jobs: Jobs,
-        writer: dict[str, str],
+        segments: SegmentWriter,
     ) -> None:
         self._spool = spool
         self._cache = cache
         self._objects = objects
-        self._tier = tier
         self._jobs = jobs
-        self._writer = writer
+        self._segments = segments
         self._wake = anyio.Event()
-        self._segments = anyio.Lock()
+        self._hurry = anyio.Event()
+        self._writing = anyio.Lock()
 
     @property
     def pending(self) -> int:
@@ -57,84 +60,87 @@ class Uploader:
         self._wake.set()
 
     async def run(self) -> None:
-        """Empty the spool whenever there is something in it."""
+        """Empty the spool some time after there is something in it."""
+        # The first goes at once: it shows whether the bucket takes anything.
+        hold_back = 0.0
         while True:
             self._wake = anyio.Event()
-            await self._upload_all()
+            if self._spool.pending():
+                with anyio.move_on_after(hold_back):
+                    await self._hurry.wait()
+                await self._upload_all()
+                hold_back = random.uniform(0, HOLD_BACK_SECONDS)  # noqa: S311
             with anyio.move_on_after(QUIET_SECONDS) as quiet:
                 await self._wake.wait()
             if quiet.cancelled_caught:
+                # All machines of a fleet are quiet at the same moment.
+                with anyio.move_on_after(random.uniform(0, HOLD_BACK_SECONDS)):  # noqa: S311
+                    await self._hurry.wait()
                 await self._write_segments()
 
     async def flush(self, is_abandoned: Callable[[], bool] = lambda: False) -> None:
         """Return when all is stored, the bucket refuses or says nothing, or it is abandoned."""
-        while not is_abandoned():
-            if self._objects.failure("write") or self._objects.silence() > SILENCE_SECONDS:
-                return
-            if not self._spool.pending():
-                await self._write_segments()
-                return
-            self.wake()
-            await anyio.sleep(_POLL_SECONDS)
+        self._hurry.set()
+        try:
+            while not is_abandoned():
+                if self._objects.failure("write") or self._objects.silence() > SILENCE_SECONDS:
+                    return
+                if not self._spool.pending():
+                    await self._write_segments()
+                    return
+                self.wake()
+                await anyio.sleep(_POLL_SECONDS)
+        finally:
+            self._hurry = anyio.Event()
 
     async def _upload_all(self) -> None:
-        limiter = anyio.Semaphore(AT_ONCE)
+        batch: list[tuple[Path, Put]] = []
+        size = 0
+        for path in self._spool.pending():
+            put = self._spool.load(path)
+            if put is None:
+                continue
+            try:
+                manifest.check_names(put.result)
+            except InvalidName as error:
+                logger.warning("a result is dropped: %s", error)
+                self._spool.discard(path)
+                continue
+            if batch and (size > BATCH_BYTES or (put.job, put.run) != (batch[0][1].job, batch[0][1].run)):
+                await self._upload(batch)
+                batch, size = [], 0
+            batch.append((path, put))
+            size += sum(map(len, put.result.members.values()))
+        if batch:
+            await self._upload(batch)
 
-        async def upload(path: Path) -> None:
-            async with limiter:
-                await self._upload(path)
-
-        async with anyio.create_task_group() as group:
-            for path in self._spool.pending():
-                group.start_soon(upload, path)
-
-    async def _upload(self, path: Path) -> None:
-        put = self._spool.load(path)
-        if put is None:
-            return
-        run = self._jobs.runs.get((put.run, put.job))
+    async def _upload(self, batch: list[tuple[Path, Put]]) -> None:
+        """Store results of one run of one job."""
+        job = batch[0][1].job
+        run = self._jobs.runs.get((batch[0][1].run, job))
         ledger.charge(run.ledger if run else Ledger())
         try:
-            slot = await self._cache.put(
-                put.namespace,
-                put.key,
-                put.members,
-                variant=put.variant,
-                requires=put.requires,
-                cost_seconds=put.cost_seconds,
-            )
+            slots = await self._cache.put_all([put.result for _, put in batch])
         except Forbidden as error:
             if run is None:
                 # These credentials are not those of the job that made it.
                 return
             run.warn(error)
-            logger.warning("a result is dropped: %s", error)
+            logger.warning("%d results are dropped: %s", len(batch), error)
         except StoreError as error:
-            # It stays in the spool: the bucket may come back, or the next start finds it.
+            # They stay in the spool: the bucket may come back, or the next start finds them.
             if run:
                 run.warn(error)
             return
-        except S3CacheError as error:
-            logger.warning("a result is dropped: %s", error)
         else:
-            self._jobs.profile(put.job).add(put.namespace, put.key, slot)
-        self._spool.discard(path)
+            for (_, put), slot in zip(batch, slots, strict=True):
+                if slot is None:
+                    logger.warning("a result is dropped: %s has too many variants", put.result.namespace)
+                else:
+                    self._jobs.profile(job).add(put.result.namespace, put.result.key, slot)
+        for path, _ in batch:
+            self._spool.discard(path)
 
     async def _write_segments(self) -> None:
-        async with self._segments:
-            for job in list(self._jobs.profiles.values()):
-                made = job.next_segment(self._tier, self._writer)
-                if made is None:
-                    continue
-                name, segment = made
-                data = profile.encode(segment)
-                ledger.charge(self._jobs.ledger_of(job))
-                try:
-                    await self._objects.create(name, data)
-                    self._tier.write(name, data)
-                except StoreError as error:
-                    logger.warning("the profile of %s is not extended: %s", job.job, error)
-                    continue
-                except DiskTierError as error:
-                    logger.info("a segment is not kept on disk: %s", error)
-                job.learn(segment.references)
+        async with self._writing:
+            await self._segments.write()

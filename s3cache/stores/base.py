@@ -8,8 +8,8 @@ class ObjectStore(ABC):
     """Keeps objects under names. An object is created once and never overwritten."""
 
     @abstractmethod
-    async def get(self, name: str) -> bytes:
-        """Return an object. Raises ObjectAbsent when there is none of that name."""
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        """Return an object, or what it has of `part`, a range of bytes. Raises ObjectAbsent."""
 
     @abstractmethod
     async def create(self, name: str, data: bytes) -> bool:

@@ -26,7 +26,7 @@ class BreakerStore(WrapperStore):
     """Stops asking `inner` once it failed; half open, one request in `cooldown` seconds probes it.
 
     What failed says why for as long as the breaker is open. A refusal (Forbidden) opens it for
-    reading and for writing apart, so that a bucket one may only read is still read.
+    reading, writing and deleting apart, so that a bucket one may only read is still read.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class BreakerStore(WrapperStore):
             return 0.0
         return self._clock() - self._first_asked
 
-    async def get(self, name: str) -> bytes:
-        """Return an object. Raises what opened the breaker while it is open."""
-        return await self._attempt("read", lambda: self.inner.get(name))
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        """Return an object, or a part of it. Raises what opened the breaker while it is open."""
+        return await self._attempt("read", lambda: self.inner.get(name, part))
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object. Raises what opened the breaker while it is open."""
@@ -72,7 +72,7 @@ class BreakerStore(WrapperStore):
 
     async def delete(self, name: str) -> None:
         """Delete an object. Raises what opened the breaker while it is open."""
-        await self._attempt("write", lambda: self.inner.delete(name))
+        await self._attempt("delete", lambda: self.inner.delete(name))
 
     async def _attempt(self, direction: str, request: Callable[[], Awaitable[T]]) -> T:
         failed = self._failures.get(direction)
@@ -89,7 +89,7 @@ class BreakerStore(WrapperStore):
             result = await request()
         except _OPENING as error:
             until = self._clock() + self._cooldown
-            self._failures = {"read": (error, until), "write": (error, until)}
+            self._failures = dict.fromkeys(("read", "write", "delete"), (error, until))
             raise
         except Forbidden as error:
             self._failures[direction] = error, self._clock() + self._cooldown

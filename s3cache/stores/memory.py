@@ -12,12 +12,13 @@ class MemoryStore(ObjectStore):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    async def get(self, name: str) -> bytes:
-        """Return an object. Raises ObjectAbsent when there is none of that name."""
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        """Return an object, or what it has of `part`, a range of bytes. Raises ObjectAbsent."""
         try:
-            return self.objects[name]
+            data = self.objects[name]
         except KeyError:
             raise ObjectAbsent(name) from None
+        return data if part is None else data[part.start : part.stop]
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object; return False when there is one already."""

@@ -11,9 +11,9 @@ class WrapperStore(ObjectStore):
     def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner
 
-    async def get(self, name: str) -> bytes:
-        """Return an object. Raises ObjectAbsent when there is none of that name."""
-        return await self.inner.get(name)
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        """Return an object, or what it has of `part`, a range of bytes. Raises ObjectAbsent."""
+        return await self.inner.get(name, part)
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object; return False when there is one already."""

@@ -180,15 +180,17 @@ class Bucket:
         client = self._server.client()
         try:
             found = manifest.decode(self._get(client, f"manifests/{namespace}/{key}/0"))
-            return {member.name: self._content(client, member) for member in found.members}
+            return {member.name: self._content(client, found, member) for member in found.members}
         finally:
             client.close()
 
-    def _content(self, client: Any, member: manifest.Member) -> bytes:
+    def _content(self, client: Any, found: manifest.Manifest, member: manifest.Member) -> bytes:
         if member.inline is not None:
-            return manifest.open_inline(member)
-        data = self._get(client, f"blobs/{member.digest[:2]}/{member.digest}")
-        return frame.decompress(data, limit=member.size)
+            return manifest.content_of(member, None)
+        place = found.frames[member.frame]
+        pack = self._get(client, f"packs/{place.pack.hex()}")
+        grown = frame.decompress(pack[place.offset : place.offset + place.length])
+        return manifest.content_of(member, grown)
 
     def _get(self, client: Any, name: str) -> bytes:
         data: bytes = client.get_object(Bucket=self._name, Key=self._prefix + name)["Body"].read()

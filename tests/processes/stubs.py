@@ -63,7 +63,8 @@ def counting(upstream: str) -> Iterator[Counted]:
 
     class Handler(_Handler):
         def answer(self, body: bytes) -> None:
-            counted.requests.append((self.command, self.path))
+            part = self.headers.get("Range", "")
+            counted.requests.append((self.command, f"{self.path} {part}".rstrip()))
             connection = http.client.HTTPConnection(target, timeout=UPSTREAM_SECONDS)
             try:
                 # As they came, Host too: they are signed.

@@ -218,14 +218,14 @@ def test_many_processes_of_one_job_are_told_once(machine: Machine, seconds_witho
 
 
 def test_disk_tier_makes_do_with_a_small_disk(machine: Machine) -> None:
-    with _mounted(machine.folder / "small", "size=1m") as folder:
+    with _mounted(machine.folder / "small", "size=3m") as folder:
         machine.cache = folder / "cache"
         for _ in range(2):
             job = machine.run(JOB)
             assert (job.status, job.stdout) == (STATUS, "")
             assert len(job.stderr.splitlines()) <= 1
             machine.wait_until_idle()
-        assert list(machine.cache.glob("tier/*/objects/blobs/*/*"))
+        assert list(machine.cache.glob("tier/*/objects/packs/*/*"))
 
 
 def test_bucket_one_may_only_read_is_read(new_machine: NewMachine, bucket: Bucket) -> None:
@@ -249,7 +249,7 @@ def test_bucket_one_may_only_read_is_read(new_machine: NewMachine, bucket: Bucke
     assert (job.status, len(job.stderr.splitlines())) == (0, 1), job.stderr
     machine.wait_until_idle()
     assert bucket.names() == before
-    assert len(list(machine.cache.glob("tier/*/objects/blobs/*/*"))) == 1
+    assert len(list(machine.cache.glob("tier/*/objects/packs/*/*"))) == 1
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def test_fetching_begins_before_the_command_does_anything(
     new_machine: NewMachine, recorded: Bucket
 ) -> None:
     machine = new_machine(knows=recorded)
-    count = f"sleep 2; find {machine.cache}/tier/*/objects/blobs -type f | wc -l"
+    count = f"sleep 2; find {machine.cache}/tier/*/objects/packs -type f | wc -l"
     job = machine.s3cache("run", "--job", "job", "--", "sh", "-c", count)
     assert job[:2] == (0, "1\n")
 

@@ -65,7 +65,7 @@ def test_excluded_namespace_is_neither_written_nor_read(new_machine: NewMachine,
     assert job[:3] == (0, "None\n", "")
     machine.wait_until_idle()
     assert not list(machine.cache.glob("tier/*/objects/manifests/fx-graph/*/*"))
-    assert not list(machine.cache.glob("tier/*/objects/blobs/*/*"))
+    assert not list(machine.cache.glob("tier/*/objects/packs/*/*"))
 
 
 def test_results_of_one_url_are_not_taken_for_those_of_another(machine: Machine, bucket: Bucket) -> None:

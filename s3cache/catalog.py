@@ -1,0 +1,113 @@
+"""Catalogs: the references of a segment, found by name without decoding the others. Pure.
+
+8 bytes         how many there are
+24 bytes each   half the digest of a manifest's name, where its reference starts, how long it is;
+                sorted
+the references, in the order of use
+"""
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from s3cache import manifest, names
+from s3cache.digest import raw_digest_of
+from s3cache.errors import Corrupt
+from s3cache.manifest import Manifest, Place
+
+
+class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One manifest that a start used, and the members on demand that it asked for."""
+
+    slot: int
+    manifest: Manifest
+    opened: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """The name of the manifest's object."""
+        return names.manifest_name(self.manifest.namespace, self.manifest.key, self.slot)
+
+    @property
+    def read(self) -> list[str]:
+        """The names of the members that a start reads."""
+        return [m.name for m in self.manifest.members if not m.on_demand or m.name in self.opened]
+
+    @property
+    def places(self) -> list[Place]:
+        """The frames that a start reads."""
+        return self.manifest.places(self.read)
+
+
+_HEADER = struct.Struct("<Q")
+_ROW = struct.Struct("<16sII")
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Reference)
+
+
+def build(references: Sequence[Reference]) -> bytes:
+    """Return the catalog of references."""
+    bodies = [_encoder.encode(reference) for reference in references]
+    rows = []
+    start = _HEADER.size + len(bodies) * _ROW.size
+    for reference, body in zip(references, bodies, strict=True):
+        rows.append(_ROW.pack(half_digest(reference.name), start, len(body)))
+        start += len(body)
+    return b"".join([_HEADER.pack(len(rows)), *sorted(rows), *bodies])
+
+
+class Catalog(Sequence[bytes]):
+    """Finds references in a catalog's bytes; as a sequence, it is the half digests of their names.
+
+    Raises Corrupt when the bytes are too few to be one.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        if len(data) < _HEADER.size:
+            raise Corrupt("a catalog has a header")
+        self._length: int = _HEADER.unpack_from(data)[0]
+        if _HEADER.size + self._length * _ROW.size > len(data):
+            raise Corrupt(f"a catalog of {len(data)} bytes states {self._length} rows")
+
+    def find(self, name: str) -> Reference | None:
+        """Return the reference to the manifest of that name. Raises Corrupt when it is damaged."""
+        half = half_digest(name)
+        number = bisect_left(self, half)
+        if number == len(self) or self[number] != half:
+            return None
+        found = self._reference(number)
+        return found if found.name == name else None
+
+    def references(self) -> Iterator[Reference]:
+        """Yield all, in the order of use. Raises Corrupt when one is damaged."""
+        in_order = sorted(range(len(self)), key=lambda number: self._row(number)[1])
+        return map(self._reference, in_order)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> bytes:  # type: ignore[override]
+        if not 0 <= number < self._length:
+            raise IndexError(number)
+        half: bytes = self._row(number)[0]
+        return half
+
+    def _reference(self, number: int) -> Reference:
+        _, start, length = self._row(number)
+        try:
+            reference = _decoder.decode(memoryview(self._data)[start : start + length])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Corrupt(f"a catalog holds no reference at {start}: {error}") from error
+        manifest.check(reference.manifest)
+        return reference
+
+    def _row(self, number: int) -> tuple[bytes, int, int]:
+        return _ROW.unpack_from(self._data, _HEADER.size + number * _ROW.size)
+
+
+def half_digest(name: str) -> bytes:
+    """Return what stands for a manifest's name in a catalog: 16 bytes."""
+    return raw_digest_of(name.encode())[:16]

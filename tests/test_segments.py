@@ -1,0 +1,250 @@
+"""A job's profile over many starts: nothing in use is lost, nothing is written twice, it stays short."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from s3cache.agent import segments
+from s3cache.agent.job_profile import JobProfile
+from s3cache.agent.jobs import Jobs
+from s3cache.agent.segments import SegmentWriter
+from s3cache.cache import Cache
+from s3cache.compaction import FRAGMENTS, SEGMENTS, UNUSED_STARTS
+from s3cache.errors import Forbidden, Unreachable
+from s3cache.local import LocalEntries
+from s3cache.machine import Machine
+from s3cache.manifest import Result
+from s3cache.names import catalog_prefix
+from s3cache.prefetch import Progress, bring, read_profile, worth_fetching
+from s3cache.stores.memory import MemoryStore
+from s3cache.tier import DiskTier
+from tests.wrappers import FaultyStore, RecordingStore
+
+pytestmark = pytest.mark.anyio
+
+ROOM = 1 << 30
+NOISE = random.Random(1)
+KERNELS = {f"kernel-{number:02}": NOISE.randbytes(10_000) for number in range(40)}
+
+
+class Bucket:
+    """A bucket in memory, and machines that start one job there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.memory = MemoryStore()
+        self.faulty = FaultyStore(self.memory)
+        self.store = RecordingStore(self.faulty)
+        self._folder = folder
+        self._machines = 0
+
+    def new_machine(self) -> "Start":
+        self._machines += 1
+        self.store.requests.clear()
+        return Start(self.store, DiskTier(self._folder / str(self._machines), ROOM))
+
+    def segments(self) -> list[str]:
+        return [name for name in sorted(self.memory.objects) if name.startswith("profiles/")]
+
+    def packs(self) -> set[str]:
+        return {name for name in self.memory.objects if name.startswith("packs/")}
+
+
+class Start:
+    """One start of the job on a machine that has nothing yet."""
+
+    def __init__(self, store: RecordingStore, tier: DiskTier) -> None:
+        self.tier = tier
+        self.cache = Cache(store, tier, Machine())
+        self._store = store
+        jobs = Jobs()
+        self.job: JobProfile = jobs.profile("job")
+        self.writer = SegmentWriter(self.cache, store, tier, jobs, {})
+
+    async def warm(self) -> None:
+        """Fetch what the profile names."""
+        self.job.learn(await read_profile(self.cache, self._store, self.job.prefix))
+        frames = worth_fetching(self.job.segments.values(), Machine(), [], ROOM)
+        await bring(self.cache, frames, Progress())
+
+    async def use(self, *keys: str) -> None:
+        """Use kernels: those that are not in the bucket are compiled and stored."""
+        results = [Result("triton", key, {"binary": KERNELS[key]}) for key in keys]
+        for key, slot in zip(keys, await self.cache.put_all(results), strict=True):
+            assert slot is not None
+            self.job.add("triton", key, slot)
+
+    async def end(self) -> None:
+        await self.writer.write()
+
+    def here(self) -> dict[str, bytes]:
+        """Return the kernels that are on disk."""
+        entries = LocalEntries(self.tier, catalog_prefix("job", self.job.platform))
+        found: dict[str, bytes] = {}
+        for key in KERNELS:
+            manifest = entries.manifest("triton", key, 0)
+            entry = entries.entry(manifest, 0) if manifest else None
+            if entry:
+                found[key] = entry.members["binary"]
+        return found
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    # The clock of segments' names: each start is a day after the one before.
+    days = iter(range(1, 10_000))
+    monkeypatch.setattr("s3cache.profile.time.time_ns", lambda: next(days) * 86_400 * 10**9)
+    return Bucket(tmp_path)
+
+
+async def start(bucket: Bucket, *keys: str) -> Start:
+    """Start the job once, on a fresh machine, and let it use kernels."""
+    machine = bucket.new_machine()
+    await machine.warm()
+    await machine.use(*keys)
+    await machine.end()
+    return machine
+
+
+def kernels(keys: Mapping[str, bytes] | list[str]) -> dict[str, bytes]:
+    return {key: KERNELS[key] for key in keys}
+
+
+async def test_a_start_that_uses_nothing_writes_nothing(bucket: Bucket) -> None:
+    await start(bucket)
+    assert bucket.memory.objects == {}
+
+
+async def test_a_start_that_adds_nothing_writes_nothing(bucket: Bucket) -> None:
+    await start(bucket, "kernel-00", "kernel-01")
+    before = dict(bucket.memory.objects)
+    await start(bucket, "kernel-01")
+    await start(bucket, "kernel-00", "kernel-01")
+    assert bucket.memory.objects == before
+    assert bucket.store.asked("PUT") == []
+
+
+async def test_another_start_adds_what_it_used_and_nothing_else_is_sent(bucket: Bucket) -> None:
+    await start(bucket, "kernel-00")
+    await start(bucket, "kernel-00", "kernel-01")
+    (pack, manifest, segment) = bucket.store.asked("PUT")
+    assert pack.startswith("packs/")
+    assert manifest == "manifests/triton/kernel-01/0"
+    assert segment.startswith("profiles/")
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert machine.here() == kernels(["kernel-00", "kernel-01"])
+
+
+async def test_nothing_is_lost_when_two_finish_at_once(bucket: Bucket) -> None:
+    one, other = bucket.new_machine(), bucket.new_machine()
+    await one.warm()
+    await other.warm()
+    await one.use("kernel-00", "kernel-01")
+    await other.use("kernel-01", "kernel-02")
+    await one.end()
+    await other.end()
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert machine.here() == kernels(["kernel-00", "kernel-01", "kernel-02"])
+
+
+async def test_what_another_machine_wrote_down_meanwhile_is_not_written_again(bucket: Bucket) -> None:
+    one, other = bucket.new_machine(), bucket.new_machine()
+    await one.use("kernel-00", "kernel-01")
+    await other.use("kernel-00", "kernel-01")
+    await one.end()
+    before = dict(bucket.memory.objects)
+    await other.end()
+    assert bucket.memory.objects == before
+
+
+async def test_what_the_bucket_refused_is_written_the_next_time(bucket: Bucket) -> None:
+    machine = bucket.new_machine()
+    await machine.use("kernel-00")
+    bucket.faulty.fail("create", Unreachable("why"))
+    await machine.end()
+    assert bucket.segments() == []
+    await machine.end()
+    assert len(bucket.segments()) == 1
+
+
+async def test_many_segments_become_one_and_their_packs_too(bucket: Bucket) -> None:
+    keys = list(KERNELS)[: max(SEGMENTS, FRAGMENTS)]
+    for number in range(len(keys)):
+        await start(bucket, *keys[: number + 1])
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert machine.here() == kernels(keys)
+    assert len(machine.job.segments) == 1
+    # The LIST, all segments, and one range.
+    assert len(bucket.store.asked("GET")) == len(keys) + 1 + 1
+    (compacted,) = machine.job.segments.values()
+    assert len({packed.place.pack for packed in compacted.frames}) == 1
+
+
+async def test_a_profile_stays_short_however_many_starts_add_to_it(bucket: Bucket) -> None:
+    keys = list(KERNELS)
+    for number in range(len(keys)):
+        await start(bucket, *keys[: number + 1])
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert machine.here() == kernels(keys)
+    assert len(machine.job.segments) < SEGMENTS
+    packs = {packed.place.pack for made in machine.job.segments.values() for packed in made.frames}
+    assert len(packs) <= SEGMENTS + FRAGMENTS
+
+
+async def test_two_that_compact_at_once_write_one_segment(bucket: Bucket) -> None:
+    for key in list(KERNELS)[: SEGMENTS - 1]:
+        await start(bucket, key)
+    machines = [bucket.new_machine() for _ in range(2)]
+    for machine in machines:
+        await machine.warm()
+    await machines[0].use("kernel-30")
+    await machines[1].use("kernel-31")
+    for machine in machines:
+        await machine.end()
+    fresh = bucket.new_machine()
+    await fresh.warm()
+    assert fresh.here().keys() == {*list(KERNELS)[: SEGMENTS - 1], "kernel-30", "kernel-31"}
+
+
+async def test_segments_that_another_stands_for_go_after_a_grace(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in list(KERNELS)[:SEGMENTS]:
+        await start(bucket, key)
+    assert len(bucket.segments()) == SEGMENTS + 1
+    await start(bucket)
+    assert len(bucket.segments()) == SEGMENTS + 1
+    monkeypatch.setattr(segments, "GRACE_SECONDS", -1.0)
+    machine = await start(bucket)
+    assert len(bucket.segments()) == 1
+    assert machine.here() == kernels(list(KERNELS)[:SEGMENTS])
+
+
+async def test_who_may_not_delete_goes_on(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in list(KERNELS)[:SEGMENTS]:
+        await start(bucket, key)
+    monkeypatch.setattr(segments, "GRACE_SECONDS", -1.0)
+    bucket.faulty.fail("delete", Forbidden("why"))
+    await start(bucket, "kernel-30")
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert "kernel-30" in machine.here()
+
+
+async def test_kernels_that_are_no_longer_used_leave_the_profile(bucket: Bucket) -> None:
+    keys = list(KERNELS)
+    await start(bucket, *keys[:5])
+    for number in range(5, 5 + UNUSED_STARTS + SEGMENTS):
+        await start(bucket, keys[0], *keys[number : number + 2])
+    machine = bucket.new_machine()
+    await machine.warm()
+    here = machine.here()
+    assert keys[0] in here
+    assert not set(keys[1:5]) & set(here)
+    # They are still in the bucket.
+    assert await machine.cache.get("triton", keys[1]) is not None
