@@ -49,14 +49,7 @@ _REFUSAL_CODES = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
 }
-_SLOW_DOWN_CODES = {
-    "503",
-    "SlowDown",
-    "ServiceUnavailable",
-    "RequestLimitExceeded",
-    "TooManyRequests",
-    "429",
-}
+_SLOW_DOWN_STATUSES = {429, 503}
 _EXPIRY_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
 _CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
@@ -180,7 +173,7 @@ class Bucket(ObjectStore):
             return _Present(name)
         if code in ("InvalidRange", "416"):
             return _PastEnd(name)
-        if code in _SLOW_DOWN_CODES:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _SLOW_DOWN_STATUSES:
             return Busy(f"{self.url}: the bucket asks for fewer requests ({code})")
         if code in ("ConditionalRequestConflict", "409"):
             return _Conflict(name)

@@ -97,7 +97,9 @@ class Cache:
 
         async def download() -> bytes:
             data = await self._objects.get(name)
-            manifests.decode(data)
+            for member in manifests.decode(data).members:
+                if member.inline is not None:
+                    manifests.content_of(member, None)
             _count_down(namespace, data)
             return data
 
@@ -148,10 +150,19 @@ class Cache:
         return manifests.entry_of(manifest, slot, contents)
 
     async def fill(self, manifest: Manifest, slot: int, members: Collection[str] | None = None) -> None:
-        """Bring the frames of a manifest's members, if this machine may use them, into the disk tier.
+        """Bring the frames of what lies in a slot, if this machine may use it, into the disk tier.
 
         Raises Corrupt when they cannot be used, DiskTierError when the tier takes nothing, another
         StoreError when the bucket cannot be asked.
+        """
+        with self._noting_damage(manifest, slot):
+            await self.bring(manifest, members)
+
+    async def bring(self, manifest: Manifest, members: Collection[str] | None = None) -> None:
+        """Bring the frames of a manifest's members, if this machine may use them, into the disk tier.
+
+        Raises ObjectAbsent when a pack is gone, Corrupt when it has other bytes, DiskTierError when the
+        tier takes nothing, another StoreError when the bucket cannot be asked.
         """
         if not self._machine.may_meet(manifest.requires):
             return
@@ -162,8 +173,7 @@ class Cache:
                 if self.tier_failure and not self._tier.has(place.name):
                     raise self.tier_failure
 
-        with self._noting_damage(manifest, slot):
-            await _for_each(manifest.places(members), load)
+        await _for_each(manifest.places(members), load)
 
     async def fetch(self, frames: Sequence[PackFrame]) -> None:
         """Bring frames that follow each other in one pack into the disk tier, with one request.
@@ -171,30 +181,11 @@ class Cache:
         Those that are there, or on their way, are left out.
         Raises Corrupt when the pack has other bytes, another StoreError when the bucket cannot be asked.
         """
+        damage: Corrupt | None = None
         for run in _runs(frames, self._is_needed):
-            flights = {packed.place.name: _Flight() for packed in run}
-            self._flights |= flights
-            first, last = run[0].place, run[-1].place
-            try:
-                data = await self._part(first.pack, range(first.offset, last.offset + last.length))
-                for packed in run:
-                    start = packed.place.offset - first.offset
-                    flight = flights[packed.place.name]
-                    try:
-                        flight.content = self._land(packed, data[start : start + packed.place.length])
-                    except Corrupt as error:
-                        flight.error = error
-                for flight in flights.values():
-                    if flight.error:
-                        raise flight.error
-            except StoreError as error:
-                for flight in flights.values():
-                    flight.error = error
-                raise
-            finally:
-                for name, flight in flights.items():
-                    del self._flights[name]
-                    flight.landed.set()
+            damage = await self._fetch_run(run) or damage
+        if damage:
+            raise damage
 
     async def put(
         self,
@@ -234,7 +225,7 @@ class Cache:
         Raises StoreError when the bucket refuses, InvalidName for a bad name.
         """
         for result in results:
-            manifests.check_names(result)
+            manifests.check_result(result)
         slots: list[int | None] = [None] * len(results)
         from_slot = [0] * len(results)
         inline = [manifests.inline(result, self._writer) for result in results]
@@ -359,6 +350,31 @@ class Cache:
 
     async def _part(self, pack: bytes, part: range) -> bytes:
         return await self._objects.get(names.pack_name(pack), part)
+
+    async def _fetch_run(self, run: list[PackFrame]) -> Corrupt | None:
+        """Bring frames with one request; return what is wrong with one of them."""
+        flights = {packed.place.name: _Flight() for packed in run}
+        self._flights |= flights
+        first, last = run[0].place, run[-1].place
+        damage: Corrupt | None = None
+        try:
+            data = await self._part(first.pack, range(first.offset, last.offset + last.length))
+            for packed in run:
+                start = packed.place.offset - first.offset
+                flight = flights[packed.place.name]
+                try:
+                    flight.content = self._land(packed, data[start : start + packed.place.length])
+                except Corrupt as error:
+                    flight.error = damage = error
+        except StoreError as error:
+            for flight in flights.values():
+                flight.error = error
+            raise
+        finally:
+            for name, flight in flights.items():
+                del self._flights[name]
+                flight.landed.set()
+        return damage
 
     def _is_needed(self, packed: PackFrame) -> bool:
         name = packed.place.name

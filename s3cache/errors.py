@@ -3,6 +3,7 @@
 S3CacheError
 ├── SettingsError            a setting has a value that cannot be used
 ├── InvalidName              a namespace, key or member name cannot be used
+├── TooLarge                 a result has a member that is larger than any reader takes
 ├── Corrupt                  bytes do not match their digest, or cannot be decoded
 ├── DiskTierError            the disk tier cannot be used
 │   └── DiskFull             there is no room for an entry
@@ -28,6 +29,10 @@ class SettingsError(S3CacheError, ValueError):
 
 class InvalidName(S3CacheError, ValueError):
     """Raised when a namespace, key or member name cannot be used."""
+
+
+class TooLarge(S3CacheError, ValueError):
+    """Raised when a result has a member that is larger than any reader takes."""
 
 
 class Corrupt(S3CacheError):

@@ -76,8 +76,9 @@ class LocalEntries:
 
     def _in_catalogs(self, name: str) -> Manifest | None:
         for catalog in self._catalogs.values():
-            if reference := catalog.find(name):
-                return reference.manifest
+            with suppress(Corrupt):
+                if reference := catalog.find(name):
+                    return reference.manifest
         return None
 
     def _grow(self, place: Place) -> bytes | None:

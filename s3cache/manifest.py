@@ -6,7 +6,7 @@ import msgspec
 
 from s3cache import envelope, frame, names
 from s3cache.digest import DIGEST_BYTES, digest_of, raw_digest_of
-from s3cache.errors import Corrupt, InvalidName
+from s3cache.errors import Corrupt, InvalidName, TooLarge
 from s3cache.namespaces import Rule, rule_of
 
 MAX_SLOTS = 64
@@ -125,11 +125,13 @@ def check(manifest: Manifest) -> Manifest:
     return manifest
 
 
-def check_names(result: Result) -> None:
-    """Raise InvalidName when the namespace or a member's name cannot be used."""
+def check_result(result: Result) -> None:
+    """Raise InvalidName when a name cannot be used, TooLarge when no reader would take a member."""
     names.check_namespace(result.namespace)
-    for name in result.members:
+    for name, content in result.members.items():
         names.check_member(name)
+        if len(content) > frame.MAX_CONTENT_BYTES:
+            raise TooLarge(f"{name} has {len(content)} bytes, at most {frame.MAX_CONTENT_BYTES} are kept")
 
 
 def variant_of(result: Result) -> str:
@@ -171,13 +173,16 @@ def inline(result: Result, writer: Mapping[str, str]) -> Manifest | None:
 
     Raises InvalidName when the namespace or a member's name cannot be used.
     """
-    if result.on_demand or sum(map(len, result.members.values())) > INLINE_CONTENT_BYTES:
+    # What is on demand would come with every segment.
+    if not result.on_demand.isdisjoint(result.members):
+        return None
+    if sum(map(len, result.members.values())) > INLINE_CONTENT_BYTES:
         return None
     frames = {name: frame.compress(content) for name, content in result.members.items()}
     if sum(map(len, frames.values())) > INLINE_BYTES:
         return None
     members = [
-        Member(name, raw_digest_of(content), len(content), name in result.on_demand, frames[name])
+        Member(name, raw_digest_of(content), len(content), inline=frames[name])
         for name, content in result.members.items()
     ]
     return build(result, members, [], writer)
@@ -190,7 +195,7 @@ def build(
 
     Raises InvalidName when the namespace or a member's name cannot be used.
     """
-    check_names(result)
+    check_result(result)
     return Manifest(
         namespace=result.namespace,
         key=result.key,

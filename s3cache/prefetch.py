@@ -2,9 +2,9 @@
 
 import logging
 import random
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from typing import TypeVar
 
 import anyio
 
@@ -17,6 +17,8 @@ from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SEGMENTS = 128
 """The newest segments of a profile that are read."""
@@ -44,17 +46,21 @@ async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[
 
     Raises StoreError when the bucket cannot be read; a segment that cannot be used is skipped.
     """
-    found = [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
+    throttle = _Throttle()
     segments: dict[str, Segment] = {}
+
+    async def find() -> list[str]:
+        return [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
 
     async def read(name: str) -> None:
         try:
-            segments[name] = await cache.segment(name)
+            segments[name] = await throttle.make(lambda: cache.segment(name))
         except S3CacheError as error:
             logger.warning("segment %s is skipped: %s", name, error)
 
+    found = sorted(await throttle.make(find))
     async with anyio.create_task_group() as group:
-        for name in sorted(found)[-SEGMENTS:]:
+        for name in found[-SEGMENTS:]:
             group.start_soon(read, name)
     return segments
 
@@ -80,29 +86,16 @@ def worth_fetching(
 
 
 async def bring(cache: Cache, frames: Collection[PackFrame], progress: Progress) -> None:
-    """Bring frames into the disk tier.
-
-    What cannot be fetched is left to the look-up that needs it. When the bucket asks for fewer requests,
-    half as many are made at one time, and one more with each that succeeds.
-    """
-    limiter = anyio.CapacityLimiter(AT_ONCE)
+    """Bring frames into the disk tier; what cannot be fetched is left to the look-up that needs it."""
+    throttle = _Throttle()
     progress.of = sum(packed.place.length for packed in frames)
 
     async def fetch(run: list[PackFrame]) -> None:
-        for attempt in count():
-            async with limiter:
-                try:
-                    await cache.fetch(run)
-                    limiter.total_tokens = min(limiter.total_tokens + 1, AT_ONCE)
-                    progress.bytes += sum(packed.place.length for packed in run)
-                    return
-                except Busy:
-                    limiter.total_tokens = max(limiter.total_tokens // 2, 1)
-                except S3CacheError as error:
-                    logger.info("%s is not prefetched: %s", run[0].place.name, error)
-                    return
-            pause = min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
-            await anyio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+        try:
+            await throttle.make(lambda: cache.fetch(run))
+            progress.bytes += sum(packed.place.length for packed in run)
+        except S3CacheError as error:
+            logger.info("%s is not prefetched: %s", run[0].place.name, error)
 
     async with anyio.create_task_group() as group:
         for run in ranges(frames):
@@ -122,3 +115,28 @@ def ranges(frames: Iterable[PackFrame]) -> Iterator[list[PackFrame]]:
         run.append(packed)
     if run:
         yield run
+
+
+class _Throttle:
+    """Lets requests through AT_ONCE at a time, and makes them again while the bucket asks for fewer.
+
+    Then half as many are made at one time, and one more with each that succeeds.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def make(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Return what a request returns. Waits as long as it has to: give it a deadline."""
+        attempt = 0
+        while True:
+            async with self._limiter:
+                try:
+                    made = await request()
+                    self._limiter.total_tokens = min(self._limiter.total_tokens + 1, AT_ONCE)
+                    return made
+                except Busy:
+                    self._limiter.total_tokens = max(self._limiter.total_tokens // 2, 1)
+            pause = min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
+            await anyio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+            attempt += 1

@@ -271,6 +271,17 @@ def test_what_is_opened_for_the_first_time_is_new(
         assert next_segment is None or set(now) <= set(references(next_segment[1])[0].opened)
 
 
+def test_starts_that_open_different_members_by_turns_soon_add_nothing(tier: DiskTier) -> None:
+    store_packed(tier, large(1))
+    segments: list[Segment] = []
+    for opened in ["a.ttir", "b.ttir"] * 3:
+        job = new_start(*segments)
+        job.add("triton", "1", 0, [opened])
+        if next_segment := job.next_segment(tier, WRITER):
+            segments.append(next_segment[1])
+    assert [references(segment)[0].opened for segment in segments] == [["a.ttir"], ["a.ttir", "b.ttir"]]
+
+
 def test_what_is_opened_later_in_a_start_is_in_its_next_segment(tier: DiskTier, job: JobProfile) -> None:
     store_packed(tier, large(1))
     job.add("triton", "1", 0)

@@ -217,15 +217,24 @@ async def test_a_segment_that_cannot_be_used_is_skipped(bucket: Bucket) -> None:
     assert {*await read_profile(cache, bucket.store, PREFIX)} == {segments[1], segments[3]}
 
 
-@pytest.mark.parametrize(
-    "error", [Unreachable("no"), Forbidden("no"), Busy("no")], ids=lambda e: type(e).__name__
-)
+@pytest.mark.parametrize("error", [Unreachable("no"), Forbidden("no")], ids=lambda e: type(e).__name__)
 async def test_a_segment_that_cannot_be_read_is_skipped(bucket: Bucket, error: StoreError) -> None:
     for number in range(3):
         bucket.add_segment(number, bucket.add_pack(number))
     cache, _ = bucket.new_machine()
     bucket.faulty.fail("get", error)
     assert len(await read_profile(cache, bucket.store, PREFIX)) == 2
+
+
+@pytest.mark.parametrize("request_kind", ["list", "get"])
+async def test_a_bucket_that_asks_for_fewer_requests_is_asked_again(
+    bucket: Bucket, request_kind: str
+) -> None:
+    for number in range(3):
+        bucket.add_segment(number, bucket.add_pack(number))
+    cache, _ = bucket.new_machine()
+    bucket.faulty.fail(request_kind, Busy("no"))
+    assert len(await read_profile(cache, bucket.store, PREFIX)) == 3
 
 
 async def test_a_bucket_that_cannot_be_listed_is_an_error(bucket: Bucket) -> None:

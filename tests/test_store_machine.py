@@ -147,16 +147,22 @@ class StoreMachine(RuleBasedStateMachine):
 
         entries = self.run_async(collect(self.caches[machine].variants(*key, members)))
         found = {entry.slot: entry for entry in entries}
-        expected = {
-            slot: entry_of(result, slot, members)
-            for slot, result in self.stored.get(key, {}).items()
-            if result.requires in ({}, {"isa": ISAS[machine]})
-        }
+        expected = self.expected(machine, key, members)
         for slot, entry in found.items():
             assert entry == expected[slot]
         for slot in expected:
             assert slot in found or not self.is_intact(key, slot), f"slot {slot} of {key} is missing"
         return found
+
+    def expected(
+        self, machine: int, key: tuple[str, str], members: Collection[str] | None
+    ) -> dict[int, Entry]:
+        """Return what a machine is to find under a key where nothing is lost."""
+        return {
+            slot: entry_of(result, slot, members)
+            for slot, result in self.stored.get(key, {}).items()
+            if result.requires in ({}, {"isa": ISAS[machine]})
+        }
 
     def manifest(self, key: tuple[str, str], slot: int) -> Manifest:
         """Return the manifest that was stored in a slot."""
@@ -174,9 +180,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(machine=machines, key=keys, members=st.none() | st.sets(st.sampled_from(MEMBERS)))
     def get(self, machine: int, key: tuple[str, str], members: set[str] | None) -> None:
-        found = self.variants(machine, key, members)
         first = self.run_async(self.caches[machine].get(*key, members))
-        assert first == next(iter(found.values()), None)
+        for slot, entry in sorted(self.expected(machine, key, members).items()):
+            if first and slot == first.slot:
+                assert first == entry
+                break
+            assert not self.is_intact(key, slot), f"slot {slot} of {key} is missing"
+        else:
+            assert first is None
+
+    @rule(machine=machines, key=keys, members=st.none() | st.sets(st.sampled_from(MEMBERS)))
+    def get_all(self, machine: int, key: tuple[str, str], members: set[str] | None) -> None:
+        self.variants(machine, key, members)
 
     @rule(machine=machines, batch=st.lists(drafts, min_size=1, max_size=3))
     def put(self, machine: int, batch: list[Draft]) -> None:

@@ -99,7 +99,8 @@ class JobProfile:
             manifest = known.manifest if known else _manifest(tier, name)
             # What is not on disk any more is not new to the next start that uses it, either.
             if manifest is not None:
-                references.append(Reference(slot, manifest, sorted(opened)))
+                opened_ever = opened.union(known.opened if known else ())
+                references.append(Reference(slot, manifest, sorted(opened_ever)))
         if not references:
             return None
         segment = Segment(

@@ -34,6 +34,8 @@ TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
 PROFILE_SECONDS = 3.0
 """How long an answer may wait for a profile that is still being read."""
+VARIANTS_AHEAD = 4
+"""Slots that are looked at together with the first one of a key that has variants."""
 GIVE_UP_SECONDS = 60.0
 """How long it does so when no job is left; the rest waits for the next start on this machine."""
 _SLOW = "{}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
@@ -81,6 +83,8 @@ class Agent:
         self._machine = Machine()
         self._cache = Cache(self._objects, self._tier, self._machine, writer)
         self.jobs = Jobs()
+        self._found_absent: set[str] = set()
+        """Slots that were looked at ahead of being asked for; said once."""
         self.uploader: Uploader | None = None
         if settings.mode is Mode.READ_WRITE:
             spool = Spool(settings.spool_directory, settings.disk_limit // 4)
@@ -230,15 +234,21 @@ class Agent:
         with anyio.move_on_after(PROFILE_SECONDS):
             await run.profile.read.wait()
         namespace, key, slot = lookup.namespace, lookup.key, lookup.slot
-        known = run.profile.find(names.manifest_name(namespace, key, slot))
+        name = names.manifest_name(namespace, key, slot)
+        known = run.profile.find(name)
         try:
             if known:
                 try:
-                    await self._cache.fill(known.manifest, slot, lookup.members)
+                    await self._cache.bring(known.manifest, lookup.members)
                     return "ready"
-                except Corrupt as error:
+                except (ObjectAbsent, Corrupt) as error:
                     logger.warning("%s is not where the profile says: %s", known.name, error)
+            if name in self._found_absent:
+                self._found_absent.remove(name)
+                return "absent"
             manifest = await self._cache.manifest(namespace, key, slot)
+            if slot == 0 and manifest.variant:
+                self._group.start_soon(self._look_ahead, run, lookup)
             await self._cache.fill(manifest, slot, lookup.members)
         except ObjectAbsent:
             return "absent"
@@ -249,6 +259,17 @@ class Agent:
             run.warn(error)
             return "unavailable"
         return "ready"
+
+    async def _look_ahead(self, run: Run, lookup: protocol.Lookup) -> None:
+        """Bring the next variants while the first one comes: its guards may not hold."""
+
+        async def look(slot: int) -> None:
+            if await self._fill(run, msgspec.structs.replace(lookup, slot=slot)) == "absent":
+                self._found_absent.add(names.manifest_name(lookup.namespace, lookup.key, slot))
+
+        async with anyio.create_task_group() as group:
+            for slot in range(1, 1 + VARIANTS_AHEAD):
+                group.start_soon(look, slot)
 
     def _warning(self, run: Run) -> str | None:
         if self._cache.tier_failure:

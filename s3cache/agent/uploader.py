@@ -11,7 +11,7 @@ from s3cache import ledger, manifest
 from s3cache.agent.jobs import Jobs
 from s3cache.agent.segments import SegmentWriter
 from s3cache.cache import Cache
-from s3cache.errors import Forbidden, InvalidName, StoreError
+from s3cache.errors import Forbidden, InvalidName, StoreError, TooLarge
 from s3cache.ledger import Ledger
 from s3cache.spool import Put, Spool
 from s3cache.stores.breaker import BreakerStore
@@ -101,8 +101,8 @@ class Uploader:
             if put is None:
                 continue
             try:
-                manifest.check_names(put.result)
-            except InvalidName as error:
+                manifest.check_result(put.result)
+            except (InvalidName, TooLarge) as error:
                 logger.warning("a result is dropped: %s", error)
                 self._spool.discard(path)
                 continue

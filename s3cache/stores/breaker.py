@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from s3cache.errors import (
     BucketAbsent,
+    Busy,
     CredentialsAbsent,
     Forbidden,
     ObjectAbsent,
@@ -94,7 +95,7 @@ class BreakerStore(WrapperStore):
         except Forbidden as error:
             self._failures[direction] = error, self._clock() + self._cooldown
             raise
-        except ObjectAbsent:
+        except (ObjectAbsent, Busy):
             self._has_answered = True
             self._failures.pop(direction, None)
             raise
