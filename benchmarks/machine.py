@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +86,10 @@ class Machine:
             **(extra or {}),
         }
 
-    def train(self, extra: Mapping[str, str] | None = None) -> Start:
+    def train(self, extra: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> Start:
         """Start the training script and wait until it and the cache behind it are done.
 
+        `under` is what the script's command line is given to, as `s3cache run --`.
         Raises StartError when the job fails, takes too long or its uploads do not end.
         """
         self._starts += 1
@@ -99,7 +100,7 @@ class Machine:
             spawned, began = time.time(), time.perf_counter()
             # A session of its own, so that PyTorch's compile workers can be ended with it.
             job = subprocess.Popen(
-                [sys.executable, str(TRAIN)],
+                [*under, sys.executable, str(TRAIN)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -117,10 +118,11 @@ class Machine:
                     job.wait()
             to_exit = time.perf_counter() - began
         lines = output.read_text(errors="replace").splitlines()
-        if status != 0 or not lines:
+        results = [line for line in lines if line.startswith("{")]
+        if status != 0 or not results:
             said = "\n".join(lines[-20:])
             raise StartError(f"a start ended with status {status}; it said:\n{said}")
-        training = msgspec.json.decode(lines[-1], type=Training)
+        training = msgspec.json.decode(results[-1], type=Training)
         self.wait_until_idle()
         return Start(training.first_step_ended - spawned, to_exit, training, _report(report))
 

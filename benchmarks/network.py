@@ -28,6 +28,7 @@ import msgspec
 from anyio.abc import ByteReceiveStream, ByteSendStream, SocketStream
 
 STOP_SECONDS = 10.0
+SETTLING_SECONDS = 0.2
 _CHUNK_BYTES = 64 << 10
 _EXACT_SECONDS = 0.005
 """A sleep is not exact below this, so a line may get ahead of its rate by as much."""
@@ -67,7 +68,11 @@ class Wire:
         self._log = log
 
     def requests(self, since: float = 0.0) -> list[Request]:
-        """Return what was answered and asked since a moment of the monotonic clock, in order."""
+        """Return what was answered, and asked since a moment of the monotonic clock, in order.
+
+        What a connection carried last is known once it is closed.
+        """
+        time.sleep(SETTLING_SECONDS)
         lines = self._log.read_bytes().splitlines()
         read = (msgspec.json.decode(line, type=Request) for line in lines)
         return sorted((request for request in read if request.asked >= since), key=lambda r: r.asked)

@@ -1,22 +1,18 @@
 """The numbers this project is held to, as ratios within one run: medians, in alternating order."""
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.bars import Number, setting, table, turned
 from benchmarks.machine import Machine, Start
 from tests.servers import Server, seaweedfs
 
@@ -43,17 +39,6 @@ began = time.perf_counter()
 entry_point.load()()
 print(json.dumps(time.perf_counter() - began))
 """
-
-
-@dataclass(frozen=True)
-class Number:
-    """One line of the table: what was measured, its bar and what came out."""
-
-    what: str
-    bar: float
-    measured: float
-    unit: str = ""
-    note: str = ""
 
 
 class Bench:
@@ -110,7 +95,7 @@ class Bench:
         starts: dict[str, list[Start]] = {"none": [], "recording": []}
         for pair in range(pairs):
             stock, recorder, prefix = self.machine(), self.machine(), f"cold-{pair}"
-            for kind in _turned(["none", "recording"], pair):
+            for kind in turned(["none", "recording"], pair):
                 if kind == "none":
                     starts[kind].append(self.train("no cache", stock, {}))
                 else:
@@ -139,7 +124,7 @@ class Bench:
             run()
         self._warm = {kind: [] for kind in kinds}
         for turn in range(self.runs):
-            for kind in _turned(list(kinds), turn):
+            for kind in turned(list(kinds), turn):
                 self._warm[kind].append(kinds[kind]())
         return self._warm
 
@@ -197,7 +182,7 @@ def entry_point(bench: Bench) -> list[Number]:
     for kind in settings:
         bench.probe(machine, ["-c", ENTRY_POINT], settings[kind])
     for turn in range(bench.runs):
-        for kind in _turned(list(settings), turn):
+        for kind in turned(list(settings), turn):
             answer = bench.probe(machine, ["-c", ENTRY_POINT], settings[kind])
             assert isinstance(answer, float)
             seconds[kind].append(answer)
@@ -233,34 +218,6 @@ def _first_step(starts: Sequence[Start]) -> float:
     return statistics.median(start.to_first_step for start in starts)
 
 
-def _turned(items: list[str], turn: int) -> list[str]:
-    return items if turn % 2 == 0 else items[::-1]
-
-
-def _table(numbers: Sequence[Number]) -> Table:
-    table = Table()
-    table.add_column("what")
-    table.add_column("bar", justify="right")
-    table.add_column("measured", justify="right")
-    table.add_column("")
-    for number in numbers:
-        mark = "[green]✓[/]" if number.measured <= number.bar else "[red]✗[/]"
-        measured = f"{number.measured:.4g}{number.unit} {mark}"
-        table.add_row(number.what, f"≤ {number.bar:g}{number.unit}", measured, number.note)
-    return table
-
-
-def _setting() -> str:
-    packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    return f"{time.strftime('%Y-%m-%d')}, {_cpu()}, Python {platform.python_version()}, {packages}"
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.machine()
-
-
 @click.command()
 @click.option("--only", default="a,b,c,d,e,f", show_default=True, help="Measurements to run.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs of each.")
@@ -280,8 +237,8 @@ def main(only: str, runs: int) -> None:
             if letter in chosen:
                 console.print(f"{letter}: {measure.__name__.replace('_', ' ')}")
                 numbers[letter] = measure(bench)
-    console.print(_setting(), soft_wrap=True)
-    console.print(_table([number for letter in sorted(numbers) for number in numbers[letter]]))
+    console.print(setting(PACKAGES), soft_wrap=True)
+    console.print(table([number for letter in sorted(numbers) for number in numbers[letter]]))
 
 
 if __name__ == "__main__":

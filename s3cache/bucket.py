@@ -22,6 +22,7 @@ from s3cache.errors import (
     Unreachable,
     WrongRegion,
 )
+from s3cache.ledger import Event
 from s3cache.settings import parse_url
 from s3cache.stores.base import ObjectStore
 
@@ -104,10 +105,11 @@ class Bucket(ObjectStore):
         """
         bounds = {"Range": f"bytes={part.start}-{part.stop - 1}"} if part is not None else {}
         try:
-            async with self._request("GET", name) as client:
+            async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event):
                 response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
                 async with response["Body"] as body:
                     data: bytes = await body.read()
+                    event.bytes = len(data)
                     return data
         except _PastEnd:
             return b""
@@ -116,7 +118,8 @@ class Bucket(ObjectStore):
         """Create an object; return False when there is one already."""
         for _ in range(ATTEMPTS):
             try:
-                async with self._request("PUT", name) as client:
+                async with self._request("PUT", name) as (client, event):
+                    event.bytes = len(data)
                     await client.put_object(
                         Bucket=self._bucket, Key=self._prefix + name, Body=data, IfNoneMatch="*"
                     )
@@ -131,7 +134,7 @@ class Bucket(ObjectStore):
         """Yield the names that begin with `prefix`; those of one folder come sorted."""
         page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         while True:
-            async with self._request("LIST", prefix) as client:
+            async with self._request("LIST", prefix) as (client, _):
                 page = await client.list_objects_v2(**page_of)
             for item in page.get("Contents", ()):
                 yield item["Key"][len(self._prefix) :]
@@ -141,19 +144,19 @@ class Bucket(ObjectStore):
 
     async def delete(self, name: str) -> None:
         """Delete an object."""
-        async with self._request("DELETE", name) as client:
+        async with self._request("DELETE", name) as (client, _):
             await client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
 
     @asynccontextmanager
-    async def _request(self, kind: str, name: str) -> AsyncIterator[Any]:
+    async def _request(self, kind: str, name: str) -> AsyncIterator[tuple[Any, Event]]:
         if self._failure:
             raise self._failure.with_traceback(None)
-        ledger.current().request(kind)
-        try:
-            with anyio.fail_after(REQUEST_SECONDS):
-                yield self._client
-        except (boto.BotoCoreError, boto.ClientError, HttpError, OSError) as error:
-            raise self._explain(error, name) from error
+        with ledger.current().request(kind, name) as event:
+            try:
+                with anyio.fail_after(REQUEST_SECONDS):
+                    yield self._client, event
+            except (boto.BotoCoreError, boto.ClientError, HttpError, OSError) as error:
+                raise self._explain(error, name) from error
 
     def _explain(self, error: Exception, name: str = "") -> StoreError:
         if isinstance(error, _CREDENTIAL_ERRORS):

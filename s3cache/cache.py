@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import groupby
 from typing import TypeVar
 
@@ -22,7 +22,15 @@ from s3cache import frame, ledger, names, profile
 from s3cache import manifest as manifests
 from s3cache import pack as packs
 from s3cache.digest import raw_digest_of
-from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, SlotsExhausted, StoreError
+from s3cache.errors import (
+    Claimed,
+    Corrupt,
+    DiskTierError,
+    ObjectAbsent,
+    S3CacheError,
+    SlotsExhausted,
+    StoreError,
+)
 from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Place, Result
 from s3cache.pack import Pack, PackFrame
@@ -36,6 +44,11 @@ T = TypeVar("T")
 
 AT_ONCE = 32
 """Requests of one call that are under way at one time."""
+CLAIMED_BYTES = 128 << 10
+"""Less than this is stored without asking who else is storing it: that costs a request."""
+_WITHDRAWAL_SECONDS = 5.0
+SAMPLE = 16
+"""Of so many results that are to be stored, and not of all, it is asked whether they are there."""
 
 
 class Cache:
@@ -218,11 +231,12 @@ class Cache:
             raise SlotsExhausted(f"{namespace} {key} has {manifests.MAX_SLOTS} variants already")
         return slot
 
-    async def put_all(self, results: Sequence[Result]) -> list[int | None]:
+    async def put_all(self, results: Sequence[Result], *, heed_claims: bool = False) -> list[int | None]:
         """Store results, the large ones in one pack: the pack first, then the manifests.
 
         Returns the slot of each, None where the key has too many variants already.
-        Raises StoreError when the bucket refuses, InvalidName for a bad name.
+        Raises StoreError when the bucket refuses, InvalidName for a bad name, and with `heed_claims`
+        Claimed when another machine is about to store the same.
         """
         for result in results:
             manifests.check_result(result)
@@ -230,26 +244,48 @@ class Cache:
         from_slot = [0] * len(results)
         inline = [manifests.inline(result, self._writer) for result in results]
         large = [number for number, manifest in enumerate(inline) if manifest is None]
-        missing: list[int] = []
 
         async def look(number: int) -> None:
-            # Someone may have stored the same result meanwhile.
             slots[number], from_slot[number] = await self._find(results[number])
-            if slots[number] is None and from_slot[number] < manifests.MAX_SLOTS:
-                missing.append(number)
 
-        async def claim(item: tuple[int, Manifest]) -> None:
-            number, manifest = item
-            slots[number] = await self._claim(manifest, from_slot[number])
+        # Someone may have stored the same meanwhile: then not one result, but most of them.
+        sample = large[:: max(len(large) // SAMPLE, 1)]
+        await _for_each(sample, look)
+        if any(slots[number] is not None for number in sample):
+            await _for_each([number for number in large if number not in sample], look)
+        missing = [
+            number for number in large if slots[number] is None and from_slot[number] < manifests.MAX_SLOTS
+        ]
+        async with self._claim([results[number] for number in missing], heed_claims) as missed:
+            built = await anyio.to_thread.run_sync(packs.build, missed, self._writer)
+            if missed:
+                await self.upload(built)
+            stored = [(number, manifest) for number, manifest in enumerate(inline) if manifest is not None]
+            stored += zip(missing, built.manifests, strict=True)
 
-        await _for_each(large, look)
-        missing.sort()
-        built = packs.build([results[number] for number in missing], self._writer)
-        if missing:
-            await self.upload(built)
-        claims = [(number, manifest) for number, manifest in enumerate(inline) if manifest is not None]
-        await _for_each([*claims, *zip(missing, built.manifests, strict=True)], claim)
+            async def take(item: tuple[int, Manifest]) -> None:
+                number, manifest = item
+                slots[number] = await self._take_slot(manifest, from_slot[number])
+
+            await _for_each(stored, take)
         return slots
+
+    @asynccontextmanager
+    async def _claim(self, results: list[Result], heed_claims: bool) -> AsyncIterator[list[Result]]:
+        """Say that these are being stored: machines that made the same begin with the same result."""
+        size = sum(len(content) for result in results for content in result.members.values())
+        if not heed_claims or size < CLAIMED_BYTES:
+            yield results
+            return
+        name = names.claim_name(results[0].namespace, results[0].key)
+        if not await self._objects.create(name, b""):
+            raise Claimed(f"another machine is storing {len(results)} results")
+        try:
+            yield results
+        finally:
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _WITHDRAWAL_SECONDS):
+                with suppress(StoreError):
+                    await self._objects.delete(name)
 
     async def _find(self, result: Result) -> tuple[int | None, int]:
         """Return the slot that holds a result already, or None, and the first slot that may be free."""
@@ -265,7 +301,7 @@ class Cache:
                 return slot, slot
         return None, manifests.MAX_SLOTS
 
-    async def _claim(self, manifest: Manifest, from_slot: int) -> int | None:
+    async def _take_slot(self, manifest: Manifest, from_slot: int) -> int | None:
         data = manifests.encode(manifest)
         for slot in range(from_slot, manifests.MAX_SLOTS):
             name = names.manifest_name(manifest.namespace, manifest.key, slot)

@@ -1,7 +1,7 @@
 """Catalogs: the references of a segment, found by name without decoding the others. Pure.
 
 8 bytes         how many there are
-24 bytes each   half the digest of a manifest's name, where its reference starts, how long it is;
+16 bytes each   the short digest of a manifest's name, where its reference starts, how long it is;
                 sorted
 the references, in the order of use
 """
@@ -42,7 +42,7 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _HEADER = struct.Struct("<Q")
-_ROW = struct.Struct("<16sII")
+_ROW = struct.Struct("<8sII")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Reference)
 
@@ -53,13 +53,13 @@ def build(references: Sequence[Reference]) -> bytes:
     rows = []
     start = _HEADER.size + len(bodies) * _ROW.size
     for reference, body in zip(references, bodies, strict=True):
-        rows.append(_ROW.pack(half_digest(reference.name), start, len(body)))
+        rows.append(_ROW.pack(short_digest(reference.name), start, len(body)))
         start += len(body)
     return b"".join([_HEADER.pack(len(rows)), *sorted(rows), *bodies])
 
 
 class Catalog(Sequence[bytes]):
-    """Finds references in a catalog's bytes; as a sequence, it is the half digests of their names.
+    """Finds references in a catalog's bytes; as a sequence, it is the short digests of their names.
 
     Raises Corrupt when the bytes are too few to be one.
     """
@@ -74,9 +74,9 @@ class Catalog(Sequence[bytes]):
 
     def find(self, name: str) -> Reference | None:
         """Return the reference to the manifest of that name. Raises Corrupt when it is damaged."""
-        half = half_digest(name)
-        number = bisect_left(self, half)
-        if number == len(self) or self[number] != half:
+        digest = short_digest(name)
+        number = bisect_left(self, digest)
+        if number == len(self) or self[number] != digest:
             return None
         found = self._reference(number)
         return found if found.name == name else None
@@ -92,8 +92,8 @@ class Catalog(Sequence[bytes]):
     def __getitem__(self, number: int) -> bytes:  # type: ignore[override]
         if not 0 <= number < self._length:
             raise IndexError(number)
-        half: bytes = self._row(number)[0]
-        return half
+        digest: bytes = self._row(number)[0]
+        return digest
 
     def _reference(self, number: int) -> Reference:
         _, start, length = self._row(number)
@@ -108,6 +108,6 @@ class Catalog(Sequence[bytes]):
         return _ROW.unpack_from(self._data, _HEADER.size + number * _ROW.size)
 
 
-def half_digest(name: str) -> bytes:
-    """Return what stands for a manifest's name in a catalog: 16 bytes."""
-    return raw_digest_of(name.encode())[:16]
+def short_digest(name: str) -> bytes:
+    """Return what stands for a manifest's name in a catalog: 8 bytes."""
+    return raw_digest_of(name.encode())[:8]

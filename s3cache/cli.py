@@ -2,14 +2,21 @@
 
 import json
 import os
+import shlex
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
+from s3cache.agent import protocol
+from s3cache.agent.address import TRACE_VARIABLE
 from s3cache.errors import S3CacheError
 from s3cache.settings import Settings, job_of
+from s3cache.terminal import bar, size
 
 FLUSH_SECONDS = 10.0
 """How long `run` waits, after the command ended, for results that are not stored yet."""
@@ -25,8 +32,13 @@ def main() -> None:
 @click.option("--url", help="s3://bucket/prefix; S3CACHE_URL by default.")
 @click.option("--job", help="The name the profile is filed under; by default the script's.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write a report here.")
+@click.option(
+    "--trace", type=click.Path(dir_okay=False, path_type=Path), help="Draw the start here, as HTML."
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(url: str | None, job: str | None, report: Path | None, command: tuple[str, ...]) -> None:
+def run(
+    url: str | None, job: str | None, report: Path | None, trace: Path | None, command: tuple[str, ...]
+) -> None:
     """Run COMMAND with the cache on, and begin to fetch before it imports anything.
 
     Signals are passed on; the exit status is the command's, or 128 and the number of the signal that
@@ -35,14 +47,21 @@ def run(url: str | None, job: str | None, report: Path | None, command: tuple[st
     from s3cache import client as clients
     from s3cache import launcher
 
+    started = time.monotonic()
+    if trace:
+        _check_that_it_can_be_written(trace)
+    _set(TRACE_VARIABLE, "1" if trace else None)
     _set("S3CACHE_URL", url)
     _set("S3CACHE_REPORT", str(report.absolute()) if report else None)
     _set("S3CACHE_JOB", job or os.environ.get("S3CACHE_JOB") or job_of(command))
     client = clients.current()
     if client:
         client.start()
-    status = launcher.run(command)
+    with bar(client.progress) if client else nullcontext():
+        status = launcher.run(command)
     flushed = client.flush(FLUSH_SECONDS) if client else None
+    if trace:
+        _write_trace(trace, command, client.trace() if client and flushed else None, started)
     if flushed:
         click.echo(summary(json.loads(flushed.report), flushed.pending), err=True)
     elif client:
@@ -61,18 +80,21 @@ def warm(url: str | None, job: str | None) -> None:
     Exits with 1 when the bucket cannot be read.
     """
     from s3cache import warming
+    from s3cache.prefetch import Progress
 
     _set("S3CACHE_URL", url)
     _set("S3CACHE_JOB", job)
     if not os.environ.get("S3CACHE_JOB"):
         raise click.UsageError("say whose profile to fetch: --job NAME, or S3CACHE_JOB")
+    progress = Progress()
     try:
-        warmed = warming.warm(_settings())
+        with bar(lambda: progress):
+            warmed = warming.warm(_settings(), progress)
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
     click.echo(
         f"s3cache: {warmed.entries} entries of {os.environ['S3CACHE_JOB']} are here, "
-        f"{_bytes(warmed.bytes_down)} down in {warmed.seconds:.1f} s"
+        f"{size(warmed.bytes_down)} down in {warmed.seconds:.1f} s"
     )
 
 
@@ -84,13 +106,39 @@ def summary(report: dict[str, Any], pending: int) -> str:
             counts[name] = counts.get(name, 0) + count
     got = {name: counts.get(name, 0) for name in ("bucket_hits", "disk_hits", "misses", "puts")}
     waiting = f", {pending} yet to be stored" if pending else ""
+    prefetched = report["prefetched_bytes"]
+    after = (
+        f"; prefetched {size(prefetched)} in {report['seconds']['prefetch']:.1f} s" if prefetched else ""
+    )
     return (
         f"s3cache: {got['bucket_hits'] + got['disk_hits']} hits ({got['bucket_hits']} from the bucket), "
         f"{got['misses']} misses, {got['puts']} stored{waiting}; "
-        f"{_bytes(counts.get('bytes_down', 0))} down, {_bytes(counts.get('bytes_up', 0))} up, "
+        f"{size(counts.get('bytes_down', 0))} down, {size(counts.get('bytes_up', 0))} up, "
         f"{sum(report['requests'].values())} requests; "
-        f"waited {report['seconds'].get('lookup', 0.0):.1f} s"
+        f"waited {report['seconds'].get('lookup', 0.0):.1f} s{after}"
     )
+
+
+def _check_that_it_can_be_written(trace: Path) -> None:
+    try:
+        trace.open("a").close()
+    except OSError as error:
+        raise click.BadParameter(
+            f"{trace} cannot be written: {error.strerror}; name a file in a folder that you may write to",
+            param_hint="--trace",
+        ) from error
+
+
+def _write_trace(trace: Path, command: Sequence[str], kept: protocol.Events | None, started: float) -> None:
+    from s3cache.trace import render
+
+    events, left_out = (kept.events, kept.left_out) if kept else ([], 0)
+    try:
+        page = render(shlex.join(command), events, left_out, started)
+        # A command's bytes need not be UTF-8.
+        trace.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        click.echo(f"s3cache: {trace} cannot be written: {error.strerror}; name another file", err=True)
 
 
 def _set(name: str, value: str | None) -> None:
@@ -103,12 +151,3 @@ def _settings() -> Settings:
         return Settings.from_environment()
     except S3CacheError as error:
         raise click.UsageError(str(error)) from error
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -162,6 +162,16 @@ class Client:
             reply = self._request(protocol.Flush(seconds), seconds + _EXIT_SECONDS)
         return reply if isinstance(reply, protocol.Flushed) else None
 
+    def progress(self) -> protocol.ProgressIs | None:
+        """Return how far the prefetch of the job has come; None when no agent answers."""
+        reply = self._request(protocol.ProgressOf(), self._agent.starting_seconds + _EXIT_SECONDS)
+        return reply if isinstance(reply, protocol.ProgressIs) else None
+
+    def trace(self) -> protocol.Events | None:
+        """Return the events of the run; None when no agent answers."""
+        reply = self._request(protocol.TraceOf(), _EXIT_SECONDS)
+        return reply if isinstance(reply, protocol.Events) else None
+
     def start(self) -> None:
         """Connect to the agent, or start one, without waiting for it."""
         try:

@@ -45,16 +45,16 @@ def plan(segments: Mapping[str, Segment]) -> Plan | None:
     for segment in segments.values():
         for reference in Catalog(segment.catalog).references():
             name = reference.name
-            if unused.get(catalog.half_digest(name), 0) < UNUSED_STARTS:
+            if unused.get(catalog.short_digest(name), 0) < UNUSED_STARTS:
                 earlier = references.get(name)
                 opened = {*reference.opened, *(earlier.opened if earlier else ())}
                 # The first use says where it stands, the last word where it lies.
                 references[name] = Reference(reference.slot, reference.manifest, sorted(opened))
-    halves = {catalog.half_digest(name) for name in references}
+    digests = {catalog.short_digest(name) for name in references}
     return Plan(
         list(references.values()),
         _worth_packing(references.values()),
-        {half: starts for half, starts in unused.items() if half in halves},
+        {digest: starts for digest, starts in unused.items() if digest in digests},
     )
 
 
@@ -90,7 +90,7 @@ def _starts_without_use(segments: Mapping[str, Segment]) -> dict[bytes, int]:
         if is_another:
             last = written
         weight = 1 if is_another or segment.replaces else 0
-        starts = {half: starts.get(half, 0) + weight * more for half, more in segment.unused.items()}
+        starts = {digest: starts.get(digest, 0) + weight * more for digest, more in segment.unused.items()}
     return starts
 
 

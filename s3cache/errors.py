@@ -8,6 +8,7 @@ S3CacheError
 ├── DiskTierError            the disk tier cannot be used
 │   └── DiskFull             there is no room for an entry
 ├── SlotsExhausted           a key has as many variants as it may have
+├── Claimed                  another machine is storing the same results
 └── StoreError               an object store did not do what was asked
     ├── ObjectAbsent         there is no object of that name
     ├── BucketAbsent         there is no such bucket
@@ -49,6 +50,10 @@ class DiskFull(DiskTierError):
 
 class SlotsExhausted(S3CacheError):
     """Raised when a key already has as many variants as it may have."""
+
+
+class Claimed(S3CacheError):
+    """Raised when another machine is storing the same results at this moment."""
 
 
 class StoreError(S3CacheError):

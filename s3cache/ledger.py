@@ -1,10 +1,18 @@
-"""What a run cost and what it gained: the numbers of the report."""
+"""What a run cost and what it gained: the numbers of the report, and the events of a trace."""
 
+import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+MAX_EVENTS = 20_000
+"""Events of one run that are kept; the others are counted."""
+
+Cause = Literal["look-up", "prefetch", "upload"]
 
 
 class NamespaceCounts(msgspec.Struct):
@@ -28,19 +36,66 @@ class RequestCounts(msgspec.Struct):
     DELETE: int = 0
 
 
+class Event(msgspec.Struct, array_like=True):
+    """What happened from `start` to `end`, by the monotonic clock that all processes of a machine share.
+
+    `kind` is that of a request, "look-up", "prefetch" or "process".
+    """
+
+    kind: str
+    name: str
+    start: float
+    end: float
+    cause: Cause | None = None
+    bytes: int = 0
+    outcome: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.start
+
+
 class Ledger:
-    """Counts for one run of one job; its processes share it."""
+    """Counts for one run of one job; its processes share it. Events are kept once `events` is a list."""
 
     def __init__(self) -> None:
         self.namespaces: defaultdict[str, NamespaceCounts] = defaultdict(NamespaceCounts)
         self.requests = RequestCounts()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.quarantined = 0
+        self.prefetched_bytes = 0
         self.warnings: list[str] = []
+        self.events: list[Event] | None = None
+        self.events_left_out = 0
 
-    def request(self, kind: str) -> None:
-        """Count one request of a kind: GET, PUT, LIST, HEAD or DELETE."""
+    @contextmanager
+    def request(self, kind: str, name: str) -> Iterator[Event]:
+        """Count one request of a kind: GET, PUT, LIST, HEAD or DELETE. Its event is as for `timed`."""
         setattr(self.requests, kind, getattr(self.requests, kind) + 1)
+        with self.timed(kind, name) as event:
+            yield event
+
+    @contextmanager
+    def timed(self, kind: str, name: str) -> Iterator[Event]:
+        """Keep what is done in this context as an event, whose bytes and outcome may be set meanwhile."""
+        event = Event(kind, name, time.monotonic(), 0.0, _cause.get())
+        try:
+            yield event
+        except BaseException as error:
+            event.outcome = type(error).__name__.lstrip("_")
+            raise
+        finally:
+            event.end = time.monotonic()
+            self.keep(event)
+
+    def keep(self, event: Event) -> None:
+        """Keep an event, if events are kept and there are not too many."""
+        if self.events is not None:
+            if len(self.events) < MAX_EVENTS:
+                self.events.append(event)
+            else:
+                self.events_left_out += 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as they stand in a report."""
@@ -48,12 +103,14 @@ class Ledger:
             "namespaces": {name: msgspec.to_builtins(c) for name, c in sorted(self.namespaces.items())},
             "requests": msgspec.to_builtins(self.requests),
             "seconds": {name: round(value, 6) for name, value in sorted(self.seconds.items())},
+            "prefetched_bytes": self.prefetched_bytes,
             "quarantined": self.quarantined,
             "warnings": self.warnings,
         }
 
 
 _charged: ContextVar[Ledger] = ContextVar("s3cache_ledger")
+_cause: ContextVar[Cause] = ContextVar("s3cache_cause", default="look-up")
 _NOBODYS = Ledger()
 
 
@@ -62,6 +119,7 @@ def current() -> Ledger:
     return _charged.get(_NOBODYS)
 
 
-def charge(ledger: Ledger) -> None:
-    """Let the running task, and those it starts, work for the run of `ledger`."""
+def charge(ledger: Ledger, cause: Cause = "look-up") -> None:
+    """Let the running task, and those it starts, work for the run of `ledger`, because of `cause`."""
     _charged.set(ledger)
+    _cause.set(cause)

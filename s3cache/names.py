@@ -3,6 +3,7 @@
 packs/<digest>
 packs/<digest>/<offset>                one frame of a pack, in the disk tier
 manifests/<namespace>/<key>/<slot>
+claims/<namespace>/<key>               somebody is storing this, and what follows
 profiles/<job>/<platform>/<segment>
 catalogs/<job>/<platform>/<segment>    the segment's catalog, in the disk tier
 """
@@ -58,6 +59,11 @@ def manifest_name(namespace: str, key: str, slot: int) -> str:
 def catalog_prefix(job: str, platform: str) -> str:
     """Return what the names of a job's catalogs, in the disk tier, begin with."""
     return f"catalogs/{component(job)}/{platform}/"
+
+
+def claim_name(namespace: str, key: str) -> str:
+    """Return the name of the object by which a machine says that it is about to store a key."""
+    return f"claims/{namespace}/{component(key)}"
 
 
 def catalog_name(segment: str) -> str:

@@ -21,7 +21,7 @@ SEGMENT_BYTES = 64 << 20
 class Segment(msgspec.Struct, frozen=True):
     """What one start added to a profile, and the frames that a start reads, in the order of use.
 
-    `unused` says of manifests that the profile had, by half digest, how many starts in a row had no use
+    `unused` says of manifests that the profile had, by short digest, how many starts in a row had no use
     for them. `replaces` are the names of segments that this one stands for since it was `written`, in
     seconds since 1970.
     """

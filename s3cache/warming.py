@@ -21,25 +21,24 @@ class Warmed:
     """What was fetched."""
 
     entries: int
-    progress: Progress
     bytes_down: int
     seconds: float
 
 
-def warm(settings: Settings) -> Warmed:
-    """Fetch what the job of `settings` used on its last starts.
+def warm(settings: Settings, progress: Progress) -> Warmed:
+    """Fetch what the job of `settings` used on its last starts; `progress` says meanwhile how far it is.
 
     Raises StoreError when the bucket cannot be read, DiskTierError when the disk tier cannot be used.
     """
-    return anyio.run(_warm, settings)
+    return anyio.run(_warm, settings, progress)
 
 
-async def _warm(settings: Settings) -> Warmed:
+async def _warm(settings: Settings, progress: Progress) -> Warmed:
     from s3cache.bucket import Bucket
 
     started = time.monotonic()
     counts = Ledger()
-    ledger.charge(counts)
+    ledger.charge(counts, "prefetch")
     tier = DiskTier(settings.tier_directory, settings.disk_limit)
     machine = Machine()
     async with Bucket(settings.url) as bucket:
@@ -47,9 +46,8 @@ async def _warm(settings: Settings) -> Warmed:
         read = await read_profile(cache, bucket, names.profile_prefix(settings.job, platform_tag()))
         segments = live(read)
         frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
-        progress = Progress()
         with anyio.move_on_after(settings.deadline_seconds):
             await bring(cache, frames, progress)
-    entries = {half for segment in segments.values() for half in Catalog(segment.catalog)}
+    entries = {digest for segment in segments.values() for digest in Catalog(segment.catalog)}
     bytes_down = sum(namespace.bytes_down for namespace in counts.namespaces.values())
-    return Warmed(len(entries), progress, bytes_down, time.monotonic() - started)
+    return Warmed(len(entries), bytes_down, time.monotonic() - started)

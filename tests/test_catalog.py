@@ -16,7 +16,7 @@ from s3cache.errors import Corrupt
 from s3cache.manifest import Manifest, Member, Place, Result
 
 PLACES = [Place(b"p" * DIGEST_BYTES, offset, 100, 1000) for offset in (0, 100, 200)]
-ROW = struct.Struct("<16sII")
+ROW = struct.Struct("<8sII")
 
 
 def reference(
@@ -85,9 +85,9 @@ def test_references_come_in_the_order_of_use(uses: list[Reference]) -> None:
 
 
 @given(references)
-def test_as_a_sequence_it_is_the_sorted_half_digests_of_all_names(uses: list[Reference]) -> None:
+def test_as_a_sequence_it_is_the_sorted_short_digests_of_all_names(uses: list[Reference]) -> None:
     found = Catalog(catalog.build(uses))
-    assert list(found) == sorted(catalog.half_digest(use.name) for use in uses)
+    assert list(found) == sorted(catalog.short_digest(use.name) for use in uses)
     assert len(found) == len(uses)
 
 
@@ -161,8 +161,8 @@ def test_a_reference_that_names_what_it_may_not_is_corrupt(
 
 def test_a_row_that_leads_to_the_reference_of_another_name_finds_nothing() -> None:
     data = catalog.build([reference(key="other")])
-    half, start, length = ROW.unpack_from(data, 8)
-    forged = data.replace(half, catalog.half_digest("manifests/ns/key/0"), 1)
+    digest, start, length = ROW.unpack_from(data, 8)
+    forged = data.replace(digest, catalog.short_digest("manifests/ns/key/0"), 1)
     assert ROW.unpack_from(forged, 8)[1:] == (start, length)
     assert Catalog(forged).find("manifests/ns/key/0") is None
 
@@ -173,7 +173,7 @@ def test_a_row_that_leads_to_the_reference_of_another_name_finds_nothing() -> No
 def test_a_row_that_leads_elsewhere_is_corrupt(start: int, length: int) -> None:
     name = reference().name
     data = bytearray(catalog.build([reference()]))
-    ROW.pack_into(data, 8, catalog.half_digest(name), start, length)
+    ROW.pack_into(data, 8, catalog.short_digest(name), start, length)
     with pytest.raises(Corrupt):
         Catalog(bytes(data)).find(name)
 
@@ -181,7 +181,7 @@ def test_a_row_that_leads_elsewhere_is_corrupt(start: int, length: int) -> None:
 @pytest.mark.parametrize("nesting", [b"\x91", b"\x81\xa1x"])
 def test_deep_nesting_is_corrupt(nesting: bytes) -> None:
     body = b"\x81\xa1x" + nesting * 100_000 + b"\xc0"
-    row = ROW.pack(catalog.half_digest("name"), 8 + ROW.size, len(body))
+    row = ROW.pack(catalog.short_digest("name"), 8 + ROW.size, len(body))
     with pytest.raises(Corrupt):
         Catalog(struct.pack("<Q", 1) + row + body).find("name")
 
@@ -190,7 +190,7 @@ def test_deep_nesting_is_corrupt(nesting: bytes) -> None:
 def test_a_catalog_of_fewer_rows_than_it_states_is_corrupt(rows: int) -> None:
     data = catalog.build([])
     with pytest.raises(Corrupt, match="rows"):
-        Catalog(struct.pack("<Q", rows) + data[8:] + bytes(20))
+        Catalog(struct.pack("<Q", rows) + data[8:] + bytes(ROW.size - 1))
 
 
 @given(st.binary())
@@ -201,14 +201,14 @@ def test_any_bytes_are_corrupt_or_an_empty_catalog(data: bytes) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 400), st.integers(0, 400))),
+    st.lists(st.tuples(st.binary(min_size=8, max_size=8), st.integers(0, 400), st.integers(0, 400))),
     st.binary(),
 )
 def test_any_rows_and_bytes_are_corrupt_or_found_by_name(
     rows: list[tuple[bytes, int, int]], bodies: bytes
 ) -> None:
-    half = catalog.half_digest("name")
-    data = struct.pack("<Q", len(rows) + 1) + ROW.pack(half, 8, 400)
+    digest = catalog.short_digest("name")
+    data = struct.pack("<Q", len(rows) + 1) + ROW.pack(digest, 8, 400)
     data += b"".join(ROW.pack(*row) for row in rows) + bodies
     try:
         look_at_all(data, "name")

@@ -32,7 +32,7 @@ def segment(references: list[Reference], *unused: Reference, replaces: list[str]
         frames=[],
         catalog=catalog.build(references),
         replaces=replaces or [],
-        unused={catalog.half_digest(reference.name): 1 for reference in unused},
+        unused={catalog.short_digest(reference.name): 1 for reference in unused},
     )
 
 
@@ -90,7 +90,7 @@ def test_what_was_used_once_in_between_stays() -> None:
     between = [*votes[:-1], segment([new]), *votes[:-1]]
     plan = planned(by_day(segment([old]), *between))
     assert keys(plan.references) == ["old", "new"]
-    assert plan.unused == {catalog.half_digest(old.name): UNUSED_STARTS - 1}
+    assert plan.unused == {catalog.short_digest(old.name): UNUSED_STARTS - 1}
 
 
 def test_machines_that_start_at_once_are_one_start() -> None:
@@ -100,15 +100,15 @@ def test_machines_that_start_at_once_are_one_start() -> None:
         for number in range(3 * UNUSED_STARTS)
     }
     plan = planned({**by_day(segment([old])), **together})
-    assert plan.unused == {catalog.half_digest(old.name): 1}
+    assert plan.unused == {catalog.short_digest(old.name): 1}
     assert START_SECONDS * 1000 < DAY_MS
 
 
 def test_a_segment_that_stands_for_many_hands_on_what_they_counted() -> None:
     old, new = packed(result("old"))[0], packed(result("new"))[0]
-    half = catalog.half_digest(old.name)
+    digest = catalog.short_digest(old.name)
     compacted = Segment(
-        [], catalog.build([old, new]), ["profiles/job/linux/0-0"], {half: UNUSED_STARTS - 1}
+        [], catalog.build([old, new]), ["profiles/job/linux/0-0"], {digest: UNUSED_STARTS - 1}
     )
     later = [segment([new], old)] + [segment([new], old)] * (SEGMENTS - 2)
     assert keys(planned(by_day(compacted, *later)).references) == ["new"]

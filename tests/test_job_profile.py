@@ -79,8 +79,8 @@ def keys(segment: Segment) -> list[str]:
     return [reference.manifest.key for reference in references(segment)]
 
 
-def half(key: str, slot: int = 0) -> bytes:
-    return catalog.half_digest(names.manifest_name("ns", key, slot))
+def digest(key: str, slot: int = 0) -> bytes:
+    return catalog.short_digest(names.manifest_name("ns", key, slot))
 
 
 # What is new.
@@ -199,7 +199,7 @@ def test_what_the_profile_has_and_a_start_does_not_use_is_unused(tier: DiskTier,
     later = new_start(made(job, tier))
     later.add("ns", "b", 0)
     later.add("ns", "new", 0)
-    assert made(later, tier).unused == {half("a"): 1, half("c"): 1}
+    assert made(later, tier).unused == {digest("a"): 1, digest("c"): 1}
 
 
 def test_what_several_segments_have_is_unused_once(tier: DiskTier, job: JobProfile) -> None:
@@ -208,7 +208,7 @@ def test_what_several_segments_have_is_unused_once(tier: DiskTier, job: JobProfi
     segment = made(job, tier)
     later = new_start(segment, segment)
     later.add("ns", "new", 0)
-    assert made(later, tier).unused == {half("a"): 1}
+    assert made(later, tier).unused == {digest("a"): 1}
 
 
 def test_a_start_says_once_what_it_had_no_use_for(tier: DiskTier, job: JobProfile) -> None:
@@ -217,10 +217,10 @@ def test_a_start_says_once_what_it_had_no_use_for(tier: DiskTier, job: JobProfil
         job.add("ns", key, 0)
     later = new_start(made(job, tier))
     later.add("ns", "new", 0)
-    assert made(later, tier).unused == {half("a"): 1, half("b"): 1}
+    assert made(later, tier).unused == {digest("a"): 1, digest("b"): 1}
     later.add("ns", "newer", 0)
     later.add("ns", "b", 0)
-    assert made(later, tier).unused == {half("a"): 0}
+    assert made(later, tier).unused == {digest("a"): 0}
 
 
 def test_so_many_results_are_in_the_profile(tier: DiskTier, job: JobProfile) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ HANDOVER_SECONDS = 1.0
 def main() -> None:
     """Become the only agent of the folder, or leave it to the one there is."""
     folder, alive = Path(sys.argv[1]), int(sys.argv[2])
+    # The thread that started it may have blocked them.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     lock = FileLock(folder / "lock", timeout=HANDOVER_SECONDS)
     try:
         lock.acquire()
@@ -27,14 +30,14 @@ def main() -> None:
     os.chdir(folder)
     import anyio
 
-    from s3cache.agent.address import RUN_VARIABLE
+    from s3cache.agent.address import RUN_VARIABLE, TRACE_VARIABLE
     from s3cache.agent.protocol import Hello
     from s3cache.agent.server import serve
     from s3cache.settings import Settings
 
     settings = Settings.from_environment()
     report = str(settings.report) if settings.report else None
-    first = Hello(os.environ[RUN_VARIABLE], settings.job, report)
+    first = Hello(os.environ[RUN_VARIABLE], settings.job, report, TRACE_VARIABLE in os.environ)
     try:
         anyio.run(serve, settings, first, alive)
     except Exception:

@@ -15,6 +15,8 @@ from s3cache.settings import Settings
 
 RUN_VARIABLE = "_S3CACHE_RUN"
 """The environment variable that all processes of one run share: one report, one warning."""
+TRACE_VARIABLE = "_S3CACHE_TRACE"
+"""Set in a run whose events are kept: an agent that is started for it does so from its first request on."""
 
 
 def agent_directory(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:

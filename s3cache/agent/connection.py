@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from s3cache.agent import protocol
-from s3cache.agent.address import RUN_VARIABLE, agent_directory
+from s3cache.agent.address import RUN_VARIABLE, TRACE_VARIABLE, agent_directory
 from s3cache.settings import Settings
 
 T = TypeVar("T")
@@ -170,9 +170,8 @@ class Connection:
             connection.settimeout(_SAY_SECONDS)
             connection.connect(f"/proc/self/fd/{folder}/socket")
             report = os.fspath(self._settings.report) if self._settings.report else None
-            connection.sendall(
-                protocol.frame(protocol.Hello(self._run, self._settings.job, report)), socket.MSG_NOSIGNAL
-            )
+            hello = protocol.Hello(self._run, self._settings.job, report, TRACE_VARIABLE in os.environ)
+            connection.sendall(protocol.frame(hello), socket.MSG_NOSIGNAL)
         except OSError:
             connection.close()
             return False

@@ -46,7 +46,7 @@ class JobProfile:
                 del self._new[name]
 
     def __len__(self) -> int:
-        return len(self._halves())
+        return len(self._digests())
 
     def find(self, name: str) -> Reference | None:
         """Return what the profile has of a manifest, by name."""
@@ -76,10 +76,10 @@ class JobProfile:
     def add(self, namespace: str, key: str, slot: int, opened: Collection[str] = ()) -> None:
         """Note that a start used a slot, and which members on demand it asked for."""
         name = names.manifest_name(namespace, key, slot)
-        half = catalog.half_digest(name)
-        if half in self._used and not opened:
+        digest = catalog.short_digest(name)
+        if digest in self._used and not opened:
             return
-        self._used.add(half)
+        self._used.add(digest)
         known = self.find(name)
         if known is None or not set(opened) <= set(known.opened):
             self._new.setdefault(name, (slot, set()))[1].update(opened)
@@ -106,7 +106,7 @@ class JobProfile:
         segment = Segment(
             frames=profile.frames_of(references, lambda place: tier.digest(place.name)),
             catalog=catalog.build(references),
-            unused=dict.fromkeys(sorted(self._halves() - self._used), 0 if self._has_voted else 1),
+            unused=dict.fromkeys(sorted(self._digests() - self._used), 0 if self._has_voted else 1),
             writer=writer,
         )
         self._has_voted = True
@@ -123,8 +123,8 @@ class JobProfile:
         self._listed -= taken
         return sorted(taken)
 
-    def _halves(self) -> set[bytes]:
-        return {half for known in self._catalogs.values() for half in known}
+    def _digests(self) -> set[bytes]:
+        return {digest for known in self._catalogs.values() for digest in known}
 
     def _find(self, name: str) -> tuple[str, Reference] | None:
         for segment, known in self._catalogs.items():

@@ -1,13 +1,16 @@
 """What a job's process and the agent say to each other, over a Unix socket. Pure.
 
-A message is four bytes of length, little-endian, then msgpack. `Lookup`, `ProfileOf` and `Flush` are
-answered; the others are only said. One answer in a run may have a warning, for the process to pass on.
+A message is four bytes of length, little-endian, then msgpack. `Lookup`, `ProfileOf`, `ProgressOf`,
+`TraceOf` and `Flush` are answered; the others are only said. One answer in a run may have a warning, for
+the process to pass on.
 """
 
 import struct
 from typing import Literal
 
 import msgspec
+
+from s3cache.ledger import Event
 
 VERSION = "1"
 HEADER = struct.Struct("<I")
@@ -16,11 +19,12 @@ Status = Literal["ready", "unusable", "absent", "unavailable"]
 
 
 class Hello(msgspec.Struct, tag=True, frozen=True):
-    """The first message: for which run of which job this process works."""
+    """The first message: for which run of which job this process works, and whether to keep its events."""
 
     run: str
     job: str
     report: str | None
+    is_traced: bool = False
 
 
 class Lookup(msgspec.Struct, tag=True, frozen=True):
@@ -82,13 +86,34 @@ class ProfileOf(msgspec.Struct, tag=True, frozen=True):
     namespace_prefix: str
 
 
+class ProgressOf(msgspec.Struct, tag=True, frozen=True):
+    """Ask how far the prefetch of the job has come."""
+
+
+class TraceOf(msgspec.Struct, tag=True, frozen=True):
+    """Ask for the events of the run."""
+
+
 class Flush(msgspec.Struct, tag=True, frozen=True):
     """Ask that the spool be emptied and the report be written, within `seconds`."""
 
     seconds: float
 
 
-Request = Hello | Lookup | Hit | Use | Miss | Quarantined | Waited | Spooled | ProfileOf | Flush
+Request = (
+    Hello
+    | Lookup
+    | Hit
+    | Use
+    | Miss
+    | Quarantined
+    | Waited
+    | Spooled
+    | ProfileOf
+    | ProgressOf
+    | TraceOf
+    | Flush
+)
 
 
 class Found(msgspec.Struct, tag=True, frozen=True):
@@ -104,6 +129,21 @@ class Profile(msgspec.Struct, tag=True, frozen=True):
     keys: list[tuple[str, str]]
 
 
+class ProgressIs(msgspec.Struct, tag=True, frozen=True):
+    """How far a prefetch has come, in bytes; `of` is 0 until that is known."""
+
+    bytes: int
+    of: int
+    is_over: bool
+
+
+class Events(msgspec.Struct, tag=True, frozen=True):
+    """What a run has kept, and how many events more there were."""
+
+    events: list[Event]
+    left_out: int
+
+
 class Flushed(msgspec.Struct, tag=True, frozen=True):
     """How many results still wait, and the report as JSON."""
 
@@ -112,7 +152,7 @@ class Flushed(msgspec.Struct, tag=True, frozen=True):
     warning: str | None = None
 
 
-Reply = Found | Profile | Flushed
+Reply = Found | Profile | ProgressIs | Events | Flushed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

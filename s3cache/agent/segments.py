@@ -41,7 +41,7 @@ class SegmentWriter:
     async def write(self) -> None:
         """Write what is new. What the bucket refuses is new again the next time."""
         for job in list(self._jobs.profiles.values()):
-            ledger.charge(self._jobs.ledger_of(job))
+            ledger.charge(self._jobs.ledger_of(job), "upload")
             try:
                 if await self._extend(job):
                     await self._compact(job)

@@ -3,12 +3,14 @@
 import logging
 import os
 import signal
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 
 import anyio
 import msgspec
-from anyio.abc import SocketStream, TaskGroup
+from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from s3cache import ledger, names
@@ -18,6 +20,7 @@ from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
 from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
+from s3cache.ledger import Event
 from s3cache.machine import Machine
 from s3cache.prefetch import bring, read_profile, worth_fetching
 from s3cache.settings import Mode, Settings
@@ -38,6 +41,7 @@ VARIANTS_AHEAD = 4
 """Slots that are looked at together with the first one of a key that has variants."""
 GIVE_UP_SECONDS = 60.0
 """How long it does so when no job is left; the rest waits for the next start on this machine."""
+_CREDENTIALS = struct.Struct("3i")
 _SLOW = "{}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
 
 
@@ -108,6 +112,8 @@ class Agent:
                     if isinstance(request, protocol.Hello):
                         run = await self.welcome(request)
                         run.has_spoken = True
+                        now = time.monotonic()
+                        run.ledger.keep(Event("process", f"{_peer(stream)} connects", now, now))
                     elif run is not None:
                         reply = await self._answer(request, run)
                         if reply is not None:
@@ -125,6 +131,8 @@ class Agent:
         """Return the run of a process, and begin to prefetch if its job is new."""
         run = self.jobs.run(hello)
         ledger.charge(run.ledger)
+        if hello.is_traced and run.ledger.events is None:
+            run.ledger.events = []
         if not run.profile.is_asked_for:
             run.profile.is_asked_for = True
             await self._starting.send(run)
@@ -170,8 +178,9 @@ class Agent:
 
     async def _answer(self, request: protocol.Request, run: Run) -> protocol.Reply | None:
         match request:
-            case protocol.Lookup():
-                found = await self._look_up(run, request)
+            case protocol.Lookup(namespace, key, slot):
+                with run.ledger.timed("look-up", f"{namespace} {key} {slot}") as event:
+                    event.outcome = found = await self._look_up(run, request)
                 return protocol.Found(found, self._warning(run))
             case protocol.Hit(namespace, key, slot, opened, seconds):
                 counts = run.ledger.namespaces[namespace]
@@ -196,6 +205,11 @@ class Agent:
                 with anyio.move_on_after(PROFILE_SECONDS):
                     await run.profile.read.wait()
                 return protocol.Profile(run.profile.keys(prefix))
+            case protocol.ProgressOf():
+                progress = run.profile.progress
+                return protocol.ProgressIs(progress.bytes, progress.of, progress.is_over)
+            case protocol.TraceOf():
+                return protocol.Events(run.ledger.events or [], run.ledger.events_left_out)
             case protocol.Flush(seconds):
                 if seconds:
                     with anyio.move_on_after(seconds):
@@ -277,27 +291,31 @@ class Agent:
         return run.take_warning()
 
     async def _prefetch(self, run: Run) -> None:
-        ledger.charge(run.ledger)
+        ledger.charge(run.ledger, "prefetch")
         started = time.monotonic()
         job = run.profile
         with anyio.move_on_after(self._settings.deadline_seconds) as deadline:
             try:
-                job.learn(await read_profile(self._cache, self._objects, job.prefix))
+                with run.ledger.timed("prefetch", "profile"):
+                    job.learn(await read_profile(self._cache, self._objects, job.prefix))
             except S3CacheError as error:
                 logger.warning("the profile of %s cannot be read: %s", job.job, error)
             finally:
                 job.read.set()
             room = self._settings.disk_limit
             frames = worth_fetching(job.segments.values(), self._machine, self._settings.exclude, room)
-            await bring(self._cache, frames, job.progress)
+            with run.ledger.timed("prefetch", "frames"):
+                await bring(self._cache, frames, job.progress)
         job.progress.is_over = True
+        run.ledger.prefetched_bytes = job.progress.bytes
+        run.ledger.seconds["prefetch"] = time.monotonic() - started
         logger.info(
             "%d entries of %s, %d of %d bytes, are here after %.2f s%s",
             len(job),
             job.job,
             job.progress.bytes,
             job.progress.of,
-            time.monotonic() - started,
+            run.ledger.seconds["prefetch"],
             "; S3CACHE_DEADLINE is over" if deadline.cancelled_caught else "",
         )
 
@@ -308,6 +326,14 @@ class Agent:
     def _leave(self) -> None:
         self._processes -= 1
         self._changed.set()
+
+
+def _peer(stream: SocketStream) -> int:
+    """Return the id of the process at the other end."""
+    peer = stream.extra(SocketAttribute.raw_socket)  # noqa: S610
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid
 
 
 async def _receive(stream: BufferedByteReceiveStream) -> protocol.Request:

@@ -11,7 +11,7 @@ from s3cache import ledger, manifest
 from s3cache.agent.jobs import Jobs
 from s3cache.agent.segments import SegmentWriter
 from s3cache.cache import Cache
-from s3cache.errors import Forbidden, InvalidName, StoreError, TooLarge
+from s3cache.errors import Claimed, Forbidden, InvalidName, StoreError, TooLarge
 from s3cache.ledger import Ledger
 from s3cache.spool import Put, Spool
 from s3cache.stores.breaker import BreakerStore
@@ -23,6 +23,9 @@ BATCH_BYTES = 32 << 20
 HOLD_BACK_SECONDS = 10.0
 """While the job runs, results wait for up to this long, by chance: for others that share their pack, and
 for another machine that made the same ones at the same moment and may be first."""
+CLAIM_SECONDS = 1.0
+GIVE_WAY_TIMES = 3
+"""So often another machine is left to store the same first; it may have died."""
 QUIET_SECONDS = 30.0
 """A segment is written when nothing was put for this long, and at the end."""
 SILENCE_SECONDS = 3.0
@@ -49,6 +52,7 @@ class Uploader:
         self._wake = anyio.Event()
         self._hurry = anyio.Event()
         self._writing = anyio.Lock()
+        self._given_way = 0
 
     @property
     def pending(self) -> int:
@@ -66,16 +70,18 @@ class Uploader:
         while True:
             self._wake = anyio.Event()
             if self._spool.pending():
-                with anyio.move_on_after(hold_back):
-                    await self._hurry.wait()
+                await self._pause(hold_back)
                 await self._upload_all()
                 hold_back = random.uniform(0, HOLD_BACK_SECONDS)  # noqa: S311
+            if self._given_way:
+                # Who has claimed them is soon done, or is gone.
+                await anyio.sleep(CLAIM_SECONDS)
+                continue
             with anyio.move_on_after(QUIET_SECONDS) as quiet:
                 await self._wake.wait()
             if quiet.cancelled_caught:
                 # All machines of a fleet are quiet at the same moment.
-                with anyio.move_on_after(random.uniform(0, HOLD_BACK_SECONDS)):  # noqa: S311
-                    await self._hurry.wait()
+                await self._pause(random.uniform(0, HOLD_BACK_SECONDS))  # noqa: S311
                 await self._write_segments()
 
     async def flush(self, is_abandoned: Callable[[], bool] = lambda: False) -> None:
@@ -92,6 +98,10 @@ class Uploader:
                 await anyio.sleep(_POLL_SECONDS)
         finally:
             self._hurry = anyio.Event()
+
+    async def _pause(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._hurry.wait()
 
     async def _upload_all(self) -> None:
         batch: list[tuple[Path, Put]] = []
@@ -118,9 +128,15 @@ class Uploader:
         """Store results of one run of one job."""
         job = batch[0][1].job
         run = self._jobs.runs.get((batch[0][1].run, job))
-        ledger.charge(run.ledger if run else Ledger())
+        ledger.charge(run.ledger if run else Ledger(), "upload")
         try:
-            slots = await self._cache.put_all([put.result for _, put in batch])
+            heed_claims = self._given_way < GIVE_WAY_TIMES
+            slots = await self._cache.put_all([put.result for _, put in batch], heed_claims=heed_claims)
+            self._given_way = 0
+        except Claimed as error:
+            self._given_way += 1
+            logger.info("%s", error)
+            return
         except Forbidden as error:
             if run is None:
                 # These credentials are not those of the job that made it.

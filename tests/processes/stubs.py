@@ -3,6 +3,7 @@
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,14 +58,16 @@ class Counted:
 
 
 @contextmanager
-def counting(upstream: str) -> Iterator[Counted]:
-    """Pass every request on to a real server, and write it down."""
+def counting(upstream: str, pack_seconds: float = 0.0) -> Iterator[Counted]:
+    """Pass every request on to a real server, those for packs late, and write it down."""
     target = urlsplit(upstream).netloc
 
     class Handler(_Handler):
         def answer(self, body: bytes) -> None:
             part = self.headers.get("Range", "")
             counted.requests.append((self.command, f"{self.path} {part}".rstrip()))
+            if "/packs/" in self.path:
+                time.sleep(pack_seconds)
             connection = http.client.HTTPConnection(target, timeout=UPSTREAM_SECONDS)
             try:
                 # As they came, Host too: they are signed.

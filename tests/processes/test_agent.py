@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from tests.processes.conftest import NewMachine
 from tests.processes.machines import Bucket, Machine, children, ended, wait_for
@@ -37,6 +38,19 @@ def test_job_has_no_child_that_it_does_not_know_of(machine: Machine) -> None:
     assert os.getsid(agent) != os.getsid(job.pid)
     ended(job)
     machine.wait_until_idle(SOON_SECONDS)
+
+
+def test_agent_has_no_signal_blocked_though_the_job_has(machine: Machine) -> None:
+    blocking = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "os.execv(sys.executable, [sys.executable, sys.argv[1]])\n"
+    )
+    script = machine.script("sys.stdin.read()")
+    job = machine.execute([machine.python, "-c", blocking, str(script)])
+    agent = machine.wait_for_agent()
+    assert "SigBlk:\t0000000000000000\n" in Path(f"/proc/{agent}/status").read_text()
+    ended(job)
 
 
 def test_one_agent_serves_jobs_that_start_at_once(machine: Machine) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import sys
+import time
 
 import pytest
 
@@ -226,6 +228,152 @@ def test_warm_refuses_a_wrong_setting_by_name(machine: Machine) -> None:
     warm = machine.s3cache("warm", "--job", "job", S3CACHE_DISK_LIMIT="much")
     assert warm.status == 2
     assert "S3CACHE_DISK_LIMIT" in warm.stderr
+
+
+ON_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+
+
+def on_a_terminal(machine: Machine, *arguments: str, **variables: str | None) -> tuple[int, list[str]]:
+    """Run the command line `s3cache` on a terminal; return its exit status and the lines that were seen."""
+    command = [sys.executable, "-c", ON_A_TERMINAL, *machine.command_line(), *arguments]
+    end = machine.run_command(command, **variables)
+    assert end.stderr == ""
+    return end.status, end.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "--job", "job", "--", "sleep", "2.5"], ["warm", "--job", "job"]]
+)
+def test_terminal_shows_how_far_a_long_prefetch_is(
+    new_machine: NewMachine, recorded: Bucket, command: list[str]
+) -> None:
+    machine = new_machine(knows=recorded)
+    with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=1.5) as proxy:
+        status, lines = on_a_terminal(machine, *command, AWS_ENDPOINT_URL_S3=proxy.endpoint)
+        machine.wait_until_idle()
+    assert status == 0
+    text = "\n".join(lines)
+    assert text.index("s3cache: 300.") < text.index("  0%") < text.index("100%")
+    # The bar's last line is over before the summary is written.
+    assert [line for line in lines if "%" in line][-1] != lines[-1]
+    assert lines[-1].startswith("s3cache: ")
+    assert "%" not in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "--job", "job", "--", "sleep", "1.2"], ["warm", "--job", "job"]]
+)
+def test_terminal_shows_nothing_of_a_short_prefetch(
+    new_machine: NewMachine, recorded: Bucket, command: list[str]
+) -> None:
+    machine = new_machine(knows=recorded)
+    assert machine.s3cache("warm", "--job", "job").status == 0
+    status, (line,) = on_a_terminal(machine, *command)
+    assert status == 0
+    assert line.startswith("s3cache: ")
+
+
+def test_command_that_ends_first_ends_the_bar(new_machine: NewMachine, recorded: Bucket) -> None:
+    machine = new_machine(knows=recorded)
+    with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=6.0) as proxy:
+        began = time.monotonic()
+        command = ["run", "--job", "job", "--", "sh", "-c", "sleep 2; exit 3"]
+        status, lines = on_a_terminal(machine, *command, AWS_ENDPOINT_URL_S3=proxy.endpoint)
+        assert time.monotonic() - began < 5.0
+        machine.wait_until_idle()
+    assert status == 3
+    assert "  0%" in "".join(lines[:-1])
+    assert lines[-1].startswith("s3cache: 0 hits")
+
+
+def test_signals_are_passed_on_beside_the_bar(new_machine: NewMachine, recorded: Bucket) -> None:
+    machine = new_machine(knows=recorded)
+    script = machine.folder / "trap.sh"
+    script.write_text("trap 'exit 7' TERM\nsleep 2\nkill -TERM $PPID\nsleep 1\nexit 1\n")
+    with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=6.0) as proxy:
+        command = ["run", "--job", "job", "--", "sh", str(script)]
+        status, lines = on_a_terminal(machine, *command, AWS_ENDPOINT_URL_S3=proxy.endpoint)
+        machine.wait_until_idle()
+    assert status == 7
+    assert "  0%" in "".join(lines)
+
+
+def test_terminal_shows_no_bar_when_nothing_can_be_fetched(machine: Machine) -> None:
+    command = ["run", "--", "sleep", "1"]
+    assert on_a_terminal(machine, *command, S3CACHE_MODE="off") == (0, ["s3cache: off"])
+    status, lines = on_a_terminal(machine, *command, AWS_ENDPOINT_URL_S3=refusing())
+    assert status == 0
+    assert not [line for line in lines if "%" in line]
+
+
+def test_elsewhere_the_last_line_says_what_was_prefetched(
+    new_machine: NewMachine, recorded: Bucket
+) -> None:
+    machine = new_machine(knows=recorded)
+    job = machine.s3cache("run", "--job", "job", "--", "sleep", "2")
+    assert re.fullmatch(r"s3cache: .*; prefetched 300\.\d kB in \d\.\d s\n", job.stderr)
+
+
+def bars(page: str) -> list[tuple[str, str]]:
+    """Return the class and the title of each bar of a trace."""
+    found = re.findall(r'<rect class="(.*?)".*?><title>(.*?)</title>', page, re.DOTALL)
+    return [(drawn_as, " ".join(title.split())) for drawn_as, title in found]
+
+
+def test_trace_shows_a_start(new_machine: NewMachine, recorded: Bucket) -> None:
+    machine = new_machine(knows=recorded)
+    script = machine.script(f"time.sleep(1.5)\n{READ}\ncache.get('fx-graph', 'absent')")
+    job = machine.s3cache("run", "--job", "job", "--trace", "start.html", "--", machine.python, str(script))
+    assert job[:2] == (0, "")
+    found = bars((machine.folder / "start.html").read_text())
+    requests = [bar for bar in found if bar[1].split()[0] in ("GET", "LIST")]
+    # From the first one on: the agent was started for this run.
+    assert requests[0][1].startswith("LIST profiles/job/")
+    assert {drawn_as for drawn_as, title in requests if "absent" not in title} == {"prefetch"}
+    assert [drawn_as for drawn_as, title in requests if "ObjectAbsent" in title] == ["look-up"]
+    assert any("packs/" in title and "bytes=0-" in title and "300." in title for _, title in requests)
+    last_look_up = [title for _, title in found if title.startswith("look-up ")][-1]
+    assert re.fullmatch(r"look-up fx-graph absent 0 \d+\.\d ms absent", last_look_up)
+    assert [title.split()[1] for _, title in found if title.startswith("prefetch ")] == [
+        "profile",
+        "frames",
+    ]
+    # The launcher, and the script.
+    assert len({title for _, title in found if title.startswith("process ")}) == 2
+
+
+def test_trace_shows_what_was_stored(machine: Machine) -> None:
+    script = machine.script(RECORD)
+    job = machine.s3cache("run", "--trace", "start.html", "--", machine.python, str(script))
+    assert job[:2] == (0, "")
+    stored = [
+        title.split()[1]
+        for drawn_as, title in bars((machine.folder / "start.html").read_text())
+        if drawn_as == "upload" and title.startswith("PUT ")
+    ]
+    assert sorted(name.split("/")[0] for name in stored) == ["manifests", "manifests", "packs", "profiles"]
+
+
+def test_trace_without_a_cache_is_empty(machine: Machine) -> None:
+    assert machine.s3cache("run", "--trace", "start.html", "--", "true", S3CACHE_MODE="off").status == 0
+    assert bars((machine.folder / "start.html").read_text()) == []
+
+
+def test_trace_that_cannot_be_written_is_refused_before_the_command_starts(machine: Machine) -> None:
+    command = ["touch", str(machine.folder / "started")]
+    job = machine.s3cache("run", "--trace", "no-such-folder/start.html", "--", *command)
+    assert job.status == 2
+    assert "--trace" in job.stderr
+    assert "name a file in a folder" in job.stderr
+    assert not (machine.folder / "started").exists()
+
+
+def test_trace_that_cannot_be_written_any_more_leaves_the_exit_status(machine: Machine) -> None:
+    (machine.folder / "traces").mkdir()
+    command = ["run", "--trace", "traces/start.html", "--", "sh", "-c", "rm -r traces; exit 7"]
+    job = machine.s3cache(*command, S3CACHE_MODE="off")
+    assert job.status == 7
+    assert job.stderr.startswith("s3cache: traces/start.html cannot be written: No such file or directory")
 
 
 def test_interrupt_from_a_terminal_reaches_the_command_once(machine: Machine) -> None:

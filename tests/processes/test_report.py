@@ -30,13 +30,14 @@ def test_report_has_the_documented_keys(machine: Machine) -> None:
     machine.wait_until_idle()
     said = _read(report)
     assert set(said) == {
-        "job", "namespaces", "requests", "seconds", "quarantined", "versions", "machine", "warnings"
+        "job", "namespaces", "requests", "seconds", "prefetched_bytes", "quarantined", "versions",
+        "machine", "warnings",
     }  # fmt: skip
     assert said["job"] == "job"
     assert set(said["namespaces"]) == {"fx-graph", "autotune"}
     assert all(set(counts) == COUNTS for counts in said["namespaces"].values())
     assert set(said["requests"]) == REQUESTS
-    assert set(said["seconds"]) <= {"lookup", "read", "spool", "start"}
+    assert set(said["seconds"]) <= {"lookup", "prefetch", "read", "spool", "start"}
     assert all(isinstance(value, float) for value in said["seconds"].values())
     assert {"python", "torch-s3cache", "aioboto3"} <= set(said["versions"])
     assert {"platform", "python", "cpu_flags", "glibc"} <= set(said["machine"])

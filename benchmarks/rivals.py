@@ -1,0 +1,226 @@
+"""What people do today to bring compiler results to a fresh machine, to measure beside s3cache.
+
+rival = TarRival(server, wire.endpoint, "bucket")
+rival.store(items)
+seconds = rival.fetch(folder)
+"""
+
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeVar
+
+import aioboto3
+import anyio
+import boto3
+import zstandard
+from aiobotocore.config import AioConfig
+from obstore.store import S3Store
+
+from benchmarks.datasets import LEVEL, Item, write_files
+from tests.servers import Server
+
+AT_ONCE = 64
+
+T = TypeVar("T")
+
+
+class Rival(ABC):
+    """One way: stored straight on the server, fetched through the endpoint of a network before it."""
+
+    def __init__(self, name: str, server: Server, endpoint: str, bucket: str) -> None:
+        self.name = name
+        self.stored_bytes = 0
+        self._server = server
+        self._endpoint = endpoint
+        self._bucket = bucket
+
+    @abstractmethod
+    def store(self, items: Sequence[Item]) -> None:
+        """Put what a fresh machine needs into the bucket; not timed."""
+
+    @abstractmethod
+    def fetch(self, folder: Path) -> float:
+        """Bring every file to `<folder>/<key>/<member>`; seconds, with the making of the S3 client."""
+
+
+class TarRival(Rival):
+    """One tar.zst of everything: boto3 downloads it, GNU tar unpacks it."""
+
+    def __init__(self, server: Server, endpoint: str, bucket: str) -> None:
+        super().__init__("tar.zst", server, endpoint, bucket)
+
+    def store(self, items: Sequence[Item]) -> None:
+        with TemporaryDirectory() as scratch:
+            archive, files = Path(scratch, "archive"), Path(scratch, "files")
+            write_files(items, files)
+            pack(files, archive)
+            self.stored_bytes = archive.stat().st_size
+            client = boto3.client("s3", **_access(self._server, self._server.endpoint))
+            client.upload_file(str(archive), self._bucket, self.name)
+
+    def fetch(self, folder: Path) -> float:
+        folder.mkdir()
+        archive = folder.with_name(f"{folder.name}.tar.zst")
+        began = time.perf_counter()
+        client = boto3.client("s3", **_access(self._server, self._endpoint))
+        client.download_file(self._bucket, self.name, str(archive))
+        unpack(archive, folder)
+        seconds = time.perf_counter() - began
+        archive.unlink()
+        return seconds
+
+
+class LooseRival(Rival):
+    """One compressed object a file, 64 at once; `client` is aioboto3 or obstore.
+
+    The names are known to it: it never lists.
+    """
+
+    def __init__(self, client: str, server: Server, endpoint: str, bucket: str) -> None:
+        super().__init__(f"loose objects, {client}", server, endpoint, bucket)
+        self._client = CLIENTS[client]
+        self._names: list[str] = []
+
+    def store(self, items: Sequence[Item]) -> None:
+        files = {f"{item.key}/{name}": data for item in items for name, data in item.members.items()}
+        self._names = list(files)
+        self.stored_bytes = anyio.run(self._store, files)
+
+    def fetch(self, folder: Path) -> float:
+        began = time.perf_counter()
+        anyio.run(self._fetch, folder)
+        return time.perf_counter() - began
+
+    async def _store(self, files: dict[str, bytes]) -> int:
+        compressor = zstandard.ZstdCompressor(LEVEL)
+        sizes: list[int] = []
+        async with self._client(self._server, self._server.endpoint, self._bucket) as client:
+
+            async def put(name: str) -> None:
+                data = compressor.compress(files[name])
+                await client.put(name, data)
+                sizes.append(len(data))
+
+            await _each(self._names, put)
+        return sum(sizes)
+
+    async def _fetch(self, folder: Path) -> None:
+        # Small files: to decompress and write them in a thread would take longer.
+        for key in {name.partition("/")[0] for name in self._names}:
+            (folder / key).mkdir(parents=True)
+        decompressor = zstandard.ZstdDecompressor()
+        async with self._client(self._server, self._endpoint, self._bucket) as client:
+
+            async def get(name: str) -> None:
+                content = decompressor.decompress(await client.get(name))
+                (folder / name).write_bytes(content)
+
+            await _each(self._names, get)
+
+
+def pack(folder: Path, archive: Path, names: Sequence[str] = (".",)) -> None:
+    """Make a tar.zst of a folder, or of these names in it, in path order."""
+    command = ["tar", "-C", str(folder), "--sort=name", "-c", *names]
+    with archive.open("wb") as to, subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
+        assert tar.stdout is not None
+        zstandard.ZstdCompressor(LEVEL).copy_stream(tar.stdout, to)
+    _check(tar)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar.zst: as fast as `tar --zstd -x` or faster, and it needs no program `zstd`."""
+    command = ["tar", "-C", str(folder), "-x"]
+    with archive.open("rb") as data, subprocess.Popen(command, stdin=subprocess.PIPE) as tar:
+        assert tar.stdin is not None
+        zstandard.ZstdDecompressor().copy_stream(data, tar.stdin)
+    _check(tar)
+
+
+class _Client(Protocol):
+    async def get(self, name: str) -> bytes: ...
+    async def put(self, name: str, data: bytes) -> None: ...
+
+
+class _Aioboto3:
+    def __init__(self, client: Any, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+
+    async def get(self, name: str) -> bytes:
+        response = await self._client.get_object(Bucket=self._bucket, Key=name)
+        data: bytes = await response["Body"].read()
+        return data
+
+    async def put(self, name: str, data: bytes) -> None:
+        await self._client.put_object(Bucket=self._bucket, Key=name, Body=data)
+
+
+class _Obstore:
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+
+    async def get(self, name: str) -> bytes:
+        response = await self._store.get_async(name)
+        return bytes(await response.bytes_async())
+
+    async def put(self, name: str, data: bytes) -> None:
+        await self._store.put_async(name, data)
+
+
+@asynccontextmanager
+async def _aioboto3(server: Server, endpoint: str, bucket: str) -> AsyncIterator[_Client]:
+    config = AioConfig(max_pool_connections=AT_ONCE)
+    async with aioboto3.Session().client("s3", config=config, **_access(server, endpoint)) as client:
+        yield _Aioboto3(client, bucket)
+
+
+@asynccontextmanager
+async def _obstore(server: Server, endpoint: str, bucket: str) -> AsyncIterator[_Client]:
+    yield _Obstore(
+        S3Store(
+            bucket,
+            endpoint=endpoint,
+            region=server.region,
+            access_key_id=server.access_key,
+            secret_access_key=server.secret_key,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+    )
+
+
+CLIENTS: dict[str, Callable[[Server, str, str], AbstractAsyncContextManager[_Client]]] = {
+    "aioboto3": _aioboto3,
+    "obstore": _obstore,
+}
+
+
+def _access(server: Server, endpoint: str) -> dict[str, str]:
+    return {
+        "endpoint_url": endpoint,
+        "region_name": server.region,
+        "aws_access_key_id": server.access_key,
+        "aws_secret_access_key": server.secret_key,
+    }
+
+
+async def _each(values: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    waiting = iter(values)
+
+    async def worker() -> None:
+        for value in waiting:
+            await work(value)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(AT_ONCE):
+            group.start_soon(worker)
+
+
+def _check(tar: subprocess.Popen[bytes]) -> None:
+    if tar.returncode != 0:
+        raise RuntimeError(f"tar ended with status {tar.returncode}")
