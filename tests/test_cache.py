@@ -1,7 +1,7 @@
 """The cache: what it asks of the bucket, what it stores there, and what it makes of damage."""
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from s3cache.cache import Cache
 from s3cache.catalog import Catalog, Reference
 from s3cache.digest import raw_digest_of
 from s3cache.errors import (
+    Claimed,
     Corrupt,
     DiskFull,
     Forbidden,
@@ -1119,3 +1120,83 @@ async def test_it_remembers_what_it_created(bucket: Bucket) -> None:
     assert cache.created == set()
     await cache.put("ns", "key", OTHER, variant="other")
     assert cache.created == {SLOTS[1]}
+
+
+# Who stores what many have made.
+
+CLAIMED = {f"key-{number}": random.Random(number).randbytes(40_000) for number in range(8)}
+CLAIM = names.claim_name("ns", "key-0")
+
+
+def made(keys: Sequence[str] = tuple(CLAIMED)) -> list[Result]:
+    """Return results that every machine of a fleet has made."""
+    return [Result("ns", key, {"binary": CLAIMED[key]}) for key in keys]
+
+
+async def test_what_is_claimed_is_left_to_who_has_claimed_it(bucket: Bucket) -> None:
+    cache = bucket.new_machine()
+    bucket.objects[CLAIM] = b""
+    with pytest.raises(Claimed):
+        await cache.put_all(made(), heed_claims=True)
+    assert bucket.objects == {CLAIM: b""}
+
+
+async def test_a_claim_binds_nobody(bucket: Bucket) -> None:
+    cache = bucket.new_machine()
+    bucket.objects[CLAIM] = b""
+    assert await cache.put_all(made()) == [0] * len(CLAIMED)
+
+
+async def test_a_claim_is_there_while_results_are_stored_and_not_any_more_afterwards(
+    bucket: Bucket,
+) -> None:
+    await bucket.new_machine().put_all(made(), heed_claims=True)
+    stored = bucket.store.asked("PUT")
+    assert (stored.index(CLAIM), bucket.store.asked("DELETE")) == (0, [CLAIM])
+    assert CLAIM not in bucket.objects
+
+
+async def test_a_claim_is_withdrawn_when_nothing_could_be_stored(bucket: Bucket) -> None:
+    cache = bucket.new_machine()
+
+    async def refuse(pack: Pack) -> None:
+        raise Unreachable("why")
+
+    cache.upload = refuse  # type: ignore[method-assign]
+    with pytest.raises(Unreachable):
+        await cache.put_all(made(), heed_claims=True)
+    assert bucket.objects == {}
+
+
+async def test_a_claim_that_may_not_be_deleted_does_no_harm(bucket: Bucket) -> None:
+    bucket.faulty.fail("delete", Forbidden("why"))
+    await bucket.new_machine().put_all(made(), heed_claims=True)
+    assert await bucket.new_machine().put_all(made(), heed_claims=True) == [0] * len(CLAIMED)
+
+
+async def test_little_is_stored_without_a_claim(bucket: Bucket) -> None:
+    cache = bucket.new_machine()
+    bucket.objects[CLAIM] = b""
+    assert await cache.put_all(made(["key-0"]), heed_claims=True) == [0]
+
+
+async def test_of_two_machines_one_stores_and_the_other_finds(bucket: Bucket) -> None:
+    one, other = bucket.new_machine(), bucket.new_machine()
+    outcomes: dict[Cache, str] = {}
+
+    async def store(cache: Cache) -> None:
+        try:
+            await cache.put_all(made(), heed_claims=True)
+            outcomes[cache] = "stored"
+        except Claimed:
+            outcomes[cache] = "gave way"
+
+    async with anyio.create_task_group() as group:
+        for cache in (one, other):
+            group.start_soon(store, cache)
+    assert sorted(outcomes.values()) == ["gave way", "stored"]
+    assert len([name for name in bucket.objects if name.startswith("packs/")]) == 1
+    late = one if outcomes[one] == "gave way" else other
+    bucket.store.requests.clear()
+    assert await late.put_all(made(), heed_claims=True) == [0] * len(CLAIMED)
+    assert bucket.store.asked("PUT") == []

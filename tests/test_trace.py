@@ -147,7 +147,8 @@ def test_totals_stand_on_top() -> None:
     cells = drawn.texts("td")
     assert cells == ["2", "2.0 MB", "1", "0 Bytes", "1", "7 Bytes"]
     assert drawn.texts("p")[0] == (
-        "Round trips, one after another, at most: 2. Look-ups that waited for the agent: 1, for 1.250 s in all."
+        "Round trips, one after another, at most: 2. "
+        "Look-ups that waited for the agent: 1, for 1.250 s in all."
     )
 
 

@@ -298,20 +298,26 @@ def test_signals_are_passed_on_beside_the_bar(new_machine: NewMachine, recorded:
     assert "  0%" in "".join(lines)
 
 
-def test_terminal_shows_no_bar_when_nothing_can_be_fetched(machine: Machine) -> None:
+def test_terminal_shows_no_bar_without_an_agent(machine: Machine) -> None:
     command = ["run", "--", "sleep", "1"]
     assert on_a_terminal(machine, *command, S3CACHE_MODE="off") == (0, ["s3cache: off"])
-    status, lines = on_a_terminal(machine, *command, AWS_ENDPOINT_URL_S3=refusing())
+    machine.cache.mkdir()
+    (machine.cache / "agents").write_text("no folder")
+    status, lines = on_a_terminal(machine, *command)
     assert status == 0
-    assert not [line for line in lines if "%" in line]
+    assert lines[-1] == "s3cache: no word from the agent; its log may say why"
+    assert all("the agent cannot be started" in line for line in lines[:-1])
 
 
 def test_elsewhere_the_last_line_says_what_was_prefetched(
     new_machine: NewMachine, recorded: Bucket
 ) -> None:
     machine = new_machine(knows=recorded)
-    job = machine.s3cache("run", "--job", "job", "--", "sleep", "2")
-    assert re.fullmatch(r"s3cache: .*; prefetched 300\.\d kB in \d\.\d s\n", job.stderr)
+    with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=1.5) as proxy:
+        command = ["run", "--job", "job", "--", "sleep", "3"]
+        job = machine.s3cache(*command, AWS_ENDPOINT_URL_S3=proxy.endpoint)
+        machine.wait_until_idle()
+    assert re.fullmatch(r"s3cache: .*; prefetched 300\.\d kB in 1\.\d s\n", job.stderr)
 
 
 def bars(page: str) -> list[tuple[str, str]]:
