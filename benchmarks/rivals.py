@@ -1,8 +1,8 @@
 """What people do today to bring compiler results to a fresh machine, to measure beside s3cache.
 
-rival = TarRival(server, wire.endpoint, "bucket")
-rival.store(items)
-seconds = rival.fetch(folder)
+for rival in rivals(server, wire.endpoint, "bucket"):
+    rival.store(items)
+    seconds = rival.fetch(folder)
 """
 
 import subprocess
@@ -123,6 +123,12 @@ class LooseRival(Rival):
             await _each(self._names, get)
 
 
+def rivals(server: Server, endpoint: str, bucket: str) -> list[Rival]:
+    """Return all ways; a bucket holds one data set at a time."""
+    loose = (LooseRival(client, server, endpoint, bucket) for client in CLIENTS)
+    return [TarRival(server, endpoint, bucket), *loose]
+
+
 def pack(folder: Path, archive: Path, names: Sequence[str] = (".",)) -> None:
     """Make a tar.zst of a folder, or of these names in it, in path order."""
     command = ["tar", "-C", str(folder), "--sort=name", "-c", *names]
@@ -184,7 +190,8 @@ async def _obstore(server: Server, endpoint: str, bucket: str) -> AsyncIterator[
     yield _Obstore(
         S3Store(
             bucket,
-            endpoint=endpoint,
+            # By this name it goes before the variable AWS_ENDPOINT_URL_S3.
+            aws_endpoint_url_s3=endpoint,
             region=server.region,
             access_key_id=server.access_key,
             secret_access_key=server.secret_key,

@@ -122,6 +122,12 @@ class Machine:
         """Return what waits to be sent."""
         return sorted(self.cache.glob("spool/*/*.put"))
 
+    def frames(self) -> list[str]:
+        """Return the frames of packs that are on disk, sorted."""
+        return sorted(
+            f"{path.parent.name}/{path.name}" for path in self.cache.glob("tier/*/objects/packs/*/*")
+        )
+
     def wait_until_idle(self, seconds: float = IDLE_SECONDS) -> None:
         """Wait until no agent is left."""
         wait_for(lambda: not self.agents(), "the agent to end", seconds, self.log)
@@ -168,6 +174,30 @@ class Bucket:
             )
             keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
             return [key.removeprefix(self._prefix) for key in keys]
+        finally:
+            client.close()
+
+    def read(self, name: str) -> bytes:
+        """Return an object."""
+        client = self._server.client()
+        try:
+            return self._get(client, name)
+        finally:
+            client.close()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object, behind the back of the cache."""
+        client = self._server.client()
+        try:
+            client.put_object(Bucket=self._name, Key=self._prefix + name, Body=data)
+        finally:
+            client.close()
+
+    def delete(self, name: str) -> None:
+        """Delete an object, behind the back of the cache."""
+        client = self._server.client()
+        try:
+            client.delete_object(Bucket=self._name, Key=self._prefix + name)
         finally:
             client.close()
 

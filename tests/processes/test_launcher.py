@@ -352,12 +352,11 @@ def test_trace_shows_what_was_stored(machine: Machine) -> None:
     script = machine.script(RECORD)
     job = machine.s3cache("run", "--trace", "start.html", "--", machine.python, str(script))
     assert job[:2] == (0, "")
-    stored = [
-        title.split()[1]
-        for drawn_as, title in bars((machine.folder / "start.html").read_text())
-        if drawn_as == "upload" and title.startswith("PUT ")
-    ]
-    assert sorted(name.split("/")[0] for name in stored) == ["manifests", "manifests", "packs", "profiles"]
+    drawn_as = {
+        title.split("/")[0]: name for name, title in bars((machine.folder / "start.html").read_text())
+    }
+    stored = {"PUT manifests": "upload", "PUT packs": "upload", "PUT profiles": "upload"}
+    assert drawn_as.items() >= stored.items()
 
 
 def test_trace_without_a_cache_is_empty(machine: Machine) -> None:

@@ -73,8 +73,9 @@ def test_final_report_of_a_recording_run(machine: Machine, bucket: Bucket) -> No
     assert (graphs["bucket_hits"], graphs["disk_hits"], graphs["misses"], graphs["puts"]) == (0, 0, 1, 2)
     assert graphs["bytes_up"] > 300_000
     assert said["namespaces"]["autotune"]["puts"] == 1
-    # One pack, three manifests, one segment.
-    assert said["requests"]["PUT"] == 5
+    # A claim and its pack, three manifests, one segment.
+    assert said["requests"]["PUT"] == 6
+    assert said["requests"]["DELETE"] == 1
     assert len(bucket.names()) == 5
 
 
