@@ -45,7 +45,7 @@ class Rival(ABC):
 
     @abstractmethod
     def fetch(self, folder: Path) -> float:
-        """Bring every file to `<folder>/<key>/<member>`; seconds, with the making of the S3 client."""
+        """Bring every file to `<folder>/<key>/<member>`; seconds, once there is an S3 client."""
 
 
 class TarRival(Rival):
@@ -66,8 +66,8 @@ class TarRival(Rival):
     def fetch(self, folder: Path) -> float:
         folder.mkdir()
         archive = folder.with_name(f"{folder.name}.tar.zst")
-        began = time.perf_counter()
         client = boto3.client("s3", **_access(self._server, self._endpoint))
+        began = time.perf_counter()
         client.download_file(self._bucket, self.name, str(archive))
         unpack(archive, folder)
         seconds = time.perf_counter() - began
@@ -92,9 +92,7 @@ class LooseRival(Rival):
         self.stored_bytes = anyio.run(self._store, files)
 
     def fetch(self, folder: Path) -> float:
-        began = time.perf_counter()
-        anyio.run(self._fetch, folder)
-        return time.perf_counter() - began
+        return anyio.run(self._fetch, folder)
 
     async def _store(self, files: dict[str, bytes]) -> int:
         compressor = zstandard.ZstdCompressor(LEVEL)
@@ -109,18 +107,20 @@ class LooseRival(Rival):
             await _each(self._names, put)
         return sum(sizes)
 
-    async def _fetch(self, folder: Path) -> None:
-        # Small files: to decompress and write them in a thread would take longer.
-        for key in {name.partition("/")[0] for name in self._names}:
-            (folder / key).mkdir(parents=True)
+    async def _fetch(self, folder: Path) -> float:
         decompressor = zstandard.ZstdDecompressor()
         async with self._client(self._server, self._endpoint, self._bucket) as client:
+            began = time.perf_counter()
+            # Small files: to decompress and write them in a thread would take longer.
+            for key in {name.partition("/")[0] for name in self._names}:
+                (folder / key).mkdir(parents=True)
 
             async def get(name: str) -> None:
                 content = decompressor.decompress(await client.get(name))
                 (folder / name).write_bytes(content)
 
             await _each(self._names, get)
+            return time.perf_counter() - began
 
 
 def rivals(server: Server, endpoint: str, bucket: str) -> list[Rival]:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX = ".put"
 _ABANDONED_SECONDS = 3600.0
+_RECOUNT_SECONDS = 1.0
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -43,6 +44,8 @@ class Spool:
         self._directory = directory
         self._limit = limit
         self._counter = itertools.count()
+        self._used = 0
+        self._counted_at = -_RECOUNT_SECONDS
 
     def add(self, put: Put) -> None:
         """Write a result down; it survives this process.
@@ -50,7 +53,8 @@ class Spool:
         Raises DiskFull when the spool or the disk has no room, DiskTierError when it cannot be written.
         """
         data = _encoder.encode(put)
-        if self._bytes() + DIGEST_BYTES + len(data) > self._limit:
+        size = DIGEST_BYTES + len(data)
+        if not self._has_room(size):
             raise DiskFull(
                 f"{self._limit} bytes, a quarter of S3CACHE_DISK_LIMIT, wait in {self._directory} "
                 "to be stored; check that the bucket can be written"
@@ -63,6 +67,7 @@ class Spool:
                 file.write(blake3(data).digest())
                 file.write(data)
             incoming.rename(self._directory / f"{name}{_SUFFIX}")
+            self._used += size
         except OSError as error:
             with suppress(OSError):
                 incoming.unlink(missing_ok=True)
@@ -103,6 +108,13 @@ class Spool:
         """Remove a file."""
         with suppress(OSError):
             path.unlink(missing_ok=True)
+
+    def _has_room(self, size: int) -> bool:
+        # To count is to look at every file that waits, and there may be thousands.
+        if self._used + size > self._limit or time.monotonic() - self._counted_at > _RECOUNT_SECONDS:
+            self._used = self._bytes()
+            self._counted_at = time.monotonic()
+        return self._used + size <= self._limit
 
     def _bytes(self) -> int:
         total = 0
