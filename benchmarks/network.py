@@ -63,8 +63,9 @@ class Request(msgspec.Struct):
 class Wire:
     """A network that stands: where to connect, and what passed."""
 
-    def __init__(self, endpoint: str, log: Path) -> None:
+    def __init__(self, endpoint: str, log: Path, pid: int) -> None:
         self.endpoint = endpoint
+        self.pid = pid
         self._log = log
 
     def requests(self, since: float = 0.0) -> list[Request]:
@@ -99,7 +100,7 @@ def network(endpoint: str, between: Network) -> Iterator[Wire]:
             assert process.stdin is not None
             assert process.stdout is not None
             try:
-                yield Wire(process.stdout.readline().strip(), log)
+                yield Wire(process.stdout.readline().strip(), log, process.pid)
             finally:
                 process.stdin.close()
                 process.wait(STOP_SECONDS)

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX = ".put"
 _ABANDONED_SECONDS = 3600.0
-_RECOUNT_SECONDS = 1.0
+_RECOUNT_SECONDS = 5.0
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -63,9 +64,9 @@ class Spool:
         incoming = self._directory / f"{name}.incoming"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with incoming.open("xb") as file:
+            with incoming.open("xb", buffering=0) as file:
                 file.write(blake3(data).digest())
-                file.write(data)
+                _write_all(file, data)
             incoming.rename(self._directory / f"{name}{_SUFFIX}")
             self._used += size
         except OSError as error:
@@ -124,6 +125,12 @@ class Spool:
                 with suppress(OSError):
                     total += entry.stat().st_size
         return total
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _age(path: Path) -> float:

@@ -27,6 +27,7 @@ STARTING_SECONDS = 3.0
 """How long an agent may take until it listens; then another one is started."""
 _POLL_SECONDS = 0.005
 _SAY_SECONDS = 0.5
+_SAY_AGAIN_SECONDS = 0.05
 _UNSAID_MESSAGES = 10_000
 
 
@@ -42,6 +43,7 @@ class Connection:
         self._spawned_at = -STARTING_SECONDS
         self._unsaid: deque[bytes] = deque(maxlen=_UNSAID_MESSAGES)
         self._alive: tuple[int, int] | None = None
+        self._said_at = 0.0
 
     @property
     def run(self) -> str:
@@ -67,9 +69,10 @@ class Connection:
             self._alone(self._connect_or_spawn)
 
     def say(self, message: protocol.Request) -> None:
-        """Tell the agent something; if it is not up yet, or busy with us, with the next message."""
+        """Tell the agent something: at once, or with the next message if that is soon or it is not up."""
         self._unsaid.append(protocol.frame(message))
-        if not self._lock.locked():
+        is_soon = time.monotonic() - self._said_at < _SAY_AGAIN_SECONDS
+        if not is_soon and not self._lock.locked():
             self._alone(self._say_unsaid)
 
     def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
@@ -131,6 +134,7 @@ class Connection:
         return bytes(data)
 
     def _say_unsaid(self) -> None:
+        self._said_at = time.monotonic()
         if self._connect():
             self._say_all()
 
@@ -159,7 +163,9 @@ class Connection:
 
     def _connect(self) -> bool:
         if self._connection is not None:
-            return True
+            if not _is_closed(self._connection):
+                return True
+            self._disconnect()
         try:
             # The path of a Unix socket has 107 bytes at most; that of its folder may be longer.
             folder = os.open(agent_directory(self._settings), os.O_PATH | os.O_DIRECTORY)
@@ -208,6 +214,17 @@ class Connection:
                 start_new_session=True,
                 check=False,
             )
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Return whether the other end is gone: nothing else makes a connection readable between requests."""
+    connection.settimeout(0)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _left(deadline: float) -> float:

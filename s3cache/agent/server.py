@@ -7,6 +7,8 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -37,6 +39,8 @@ TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
 PROFILE_SECONDS = 3.0
 """How long an answer may wait for a profile that is still being read."""
+NICENESS = 19
+"""A job that computes comes before uploads; until there are any, what it waits for is not held up."""
 VARIANTS_AHEAD = 4
 """Slots that are looked at together with the first one of a key that has variants."""
 GIVE_UP_SECONDS = 60.0
@@ -93,7 +97,7 @@ class Agent:
         if settings.mode is Mode.READ_WRITE:
             spool = Spool(settings.spool_directory, settings.disk_limit // 4)
             segments = SegmentWriter(self._cache, self._objects, self._tier, self.jobs, writer)
-            self.uploader = Uploader(spool, self._cache, self._objects, self.jobs, segments)
+            self.uploader = Uploader(spool, self._cache, self._objects, self.jobs, segments, _step_back)
         # The process that started the agent is one, though it may not have connected yet.
         self._processes = 1
         self._changed = anyio.Event()
@@ -334,6 +338,14 @@ def _peer(stream: SocketStream) -> int:
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid: int = _CREDENTIALS.unpack(credentials)[0]
     return pid
+
+
+def _step_back() -> None:
+    """Let the job have the processor: uploads wait for nobody."""
+    os.nice(NICENESS)
+    # Where each session has its share of the processor, that share is what counts.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 async def _receive(stream: BufferedByteReceiveStream) -> protocol.Request:

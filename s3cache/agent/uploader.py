@@ -43,7 +43,9 @@ class Uploader:
         objects: BreakerStore,
         jobs: Jobs,
         segments: SegmentWriter,
+        before_first: Callable[[], object] = lambda: None,
     ) -> None:
+        """`before_first` is called once, before the first result is stored."""
         self._spool = spool
         self._cache = cache
         self._objects = objects
@@ -53,6 +55,7 @@ class Uploader:
         self._hurry = anyio.Event()
         self._writing = anyio.Lock()
         self._given_way = 0
+        self._before_first = before_first
 
     @property
     def pending(self) -> int:
@@ -67,10 +70,14 @@ class Uploader:
         """Empty the spool some time after there is something in it."""
         # The first goes at once: it shows whether the bucket takes anything.
         hold_back = 0.0
+        is_first = True
         while True:
             self._wake = anyio.Event()
             if self._spool.pending():
                 await self._pause(hold_back)
+                if is_first:
+                    self._before_first()
+                    is_first = False
                 await self._upload_all()
                 hold_back = random.uniform(0, HOLD_BACK_SECONDS)  # noqa: S311
             if self._given_way:
