@@ -14,15 +14,15 @@ from benchmarks.datasets import Item
 from benchmarks.lab import BUCKET, JOB, NAMESPACE, ROOM, Lab
 from benchmarks.network import round_trips
 from benchmarks.rivals import rivals
-from s3cache import names
+from s3cache import names, prelude
 from s3cache.bucket import Bucket
 from s3cache.cache import Cache
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine as Requirements
 from s3cache.machine import platform_tag
 from s3cache.manifest import Entry
-from s3cache.pack import PackFrame
-from s3cache.prefetch import AT_ONCE, Progress, bring, ranges, read_profile, worth_fetching
+from s3cache.prefetch import AT_ONCE, Progress, bring, open_profile, ranges, worth_fetching
+from s3cache.prelude import PRELUDE_BYTES
 from s3cache.profile import decode, live
 from s3cache.tier import DiskTier
 
@@ -194,7 +194,7 @@ async def _fill(lab: Lab, url: str, items: Sequence[Item]) -> Fill:
     async with Bucket(url) as bucket:
         began = time.perf_counter()
         cache = Cache(bucket, tier, Requirements())
-        segments = live(await read_profile(cache, bucket, PREFIX))
+        segments = live(await open_profile(cache, bucket, PREFIX))
         await bring(cache, worth_fetching(segments.values(), Requirements(), (), ROOM), Progress())
         filled = time.perf_counter() - began
     began = time.perf_counter()
@@ -220,29 +220,38 @@ def _look_up(tier: DiskTier, items: Sequence[Item]) -> Iterator[Entry]:
 async def _throw_away(url: str) -> float:
     """Return the seconds to fetch what a fill fetches, in the same ranges and the same order."""
     async with Bucket(url) as bucket:
-        frames: list[PackFrame] = []
-        began = time.perf_counter()
-        found = [name async for name in bucket.list(PREFIX)]
-        data: list[bytes] = []
-
-        async def get(name: str, part: range | None, limiter: anyio.CapacityLimiter) -> None:
-            async with limiter:
-                data.append(await bucket.get(name, part))
-
+        found: list[str] = []
         limiter = anyio.CapacityLimiter(AT_ONCE)
+        fetched: dict[str, bytes] = {}
+
+        async def find() -> None:
+            found.extend([name async for name in bucket.list(PREFIX)])
+
+        async def get(name: str, part: range | None) -> None:
+            async with limiter:
+                fetched[name] = await bucket.get(name, part)
+
+        began = time.perf_counter()
         async with anyio.create_task_group() as group:
-            for name in found:
-                group.start_soon(get, name, None, limiter)
+            group.start_soon(find)
+            group.start_soon(get, names.prelude_name(PREFIX), range(PRELUDE_BYTES))
         paused = time.perf_counter()
-        for segment in data:
-            frames += decode(segment).frames
-        runs = list(ranges(frames))
+        held = prelude.decode(fetched.popitem()[1], PREFIX)
         began += time.perf_counter() - paused
         async with anyio.create_task_group() as group:
-            for run in runs:
+            for name in found:
+                if name not in held.segments:
+                    group.start_soon(get, name, None)
+        paused = time.perf_counter()
+        segments = [decode(data) for data in (*held.segments.values(), *fetched.values())]
+        frames = [packed for segment in segments for packed in segment.frames]
+        missing = [packed for packed in frames if packed.place.name not in held.frames]
+        began += time.perf_counter() - paused
+        async with anyio.create_task_group() as group:
+            for run in ranges(missing):
                 first, last = run[0].place, run[-1].place
                 part = range(first.offset, last.offset + last.length)
-                group.start_soon(get, names.pack_name(first.pack), part, limiter)
+                group.start_soon(get, names.pack_name(first.pack), part)
         return time.perf_counter() - began
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import anyio
 
-from s3cache import frame, ledger, names, profile
+from s3cache import frame, ledger, names, prelude, profile
 from s3cache import manifest as manifests
 from s3cache import pack as packs
 from s3cache.digest import raw_digest_of
@@ -141,6 +141,23 @@ class Cache:
         segment = profile.decode(data)
         self.keep_segment(name, data, segment)
         return segment
+
+    async def open_prelude(self, prefix: str) -> None:
+        """Lay down what the prelude of a profile holds, on a machine that has nothing of that profile.
+
+        Raises ObjectAbsent, Corrupt when it cannot be used, another StoreError.
+        """
+        if self._tier.names(names.catalog_name(prefix)):
+            return
+        data = await self._objects.get(names.prelude_name(prefix), range(prelude.PRELUDE_BYTES))
+        held = prelude.decode(data, prefix)
+        for name, encoded in held.segments.items():
+            segment = profile.decode(encoded)
+            self.keep_segment(name, encoded, segment)
+            for packed in segment.frames:
+                content = held.frames.get(packed.place.name)
+                if content is not None and self._is_needed(packed):
+                    self._land(packed, content)
 
     def keep_segment(self, name: str, data: bytes, segment: Segment) -> None:
         """Lay a segment down in the disk tier, and its catalog for those who look on the disk."""

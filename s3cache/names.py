@@ -5,6 +5,7 @@ packs/<digest>/<offset>                one frame of a pack, in the disk tier
 manifests/<namespace>/<key>/<slot>
 claims/<namespace>/<key>               somebody is storing this, and what follows
 profiles/<job>/<platform>/<segment>
+preludes/<job>/<platform>             what a start reads first of a profile
 catalogs/<job>/<platform>/<segment>    the segment's catalog, in the disk tier
 """
 
@@ -69,6 +70,11 @@ def claim_name(namespace: str, key: str) -> str:
 def catalog_name(segment: str) -> str:
     """Return the name that the catalog of a segment has in the disk tier."""
     return segment.replace("profiles/", "catalogs/", 1)
+
+
+def prelude_name(prefix: str) -> str:
+    """Return the name of the object that holds the prelude of the profile of that prefix."""
+    return prefix.replace("profiles/", "preludes/", 1).rstrip("/")
 
 
 def profile_prefix(job: str, platform: str) -> str:

@@ -1,4 +1,4 @@
-"""Prefetch: a profile's LIST, its segments, then the frames they name, by ranges side by side."""
+"""Prefetch: a profile's LIST beside its prelude, the other segments, the other frames by ranges."""
 
 import logging
 import random
@@ -10,7 +10,7 @@ import anyio
 
 from s3cache import profile
 from s3cache.cache import Cache
-from s3cache.errors import Busy, S3CacheError
+from s3cache.errors import Busy, ObjectAbsent, S3CacheError
 from s3cache.machine import Machine
 from s3cache.pack import PackFrame
 from s3cache.profile import Segment
@@ -41,28 +41,32 @@ class Progress:
     is_over: bool = False
 
 
+async def open_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
+    """Return what `read_profile` does, with its prelude beside the LIST; that brings frames as well.
+
+    Raises StoreError when the bucket cannot be read.
+    """
+    failure: S3CacheError | None = None
+    throttle = _Throttle()
+    async with anyio.create_task_group() as group:
+        group.start_soon(_open_prelude, cache, prefix)
+        try:
+            found = await throttle.make(lambda: _find(objects, prefix))
+        except S3CacheError as error:
+            failure = error
+            group.cancel_scope.cancel()
+    if failure:
+        raise failure
+    return await _read(cache, found, throttle)
+
+
 async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
     """Return the segments of a profile by name, those that others stand for too.
 
     Raises StoreError when the bucket cannot be read; a segment that cannot be used is skipped.
     """
     throttle = _Throttle()
-    segments: dict[str, Segment] = {}
-
-    async def find() -> list[str]:
-        return [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
-
-    async def read(name: str) -> None:
-        try:
-            segments[name] = await throttle.make(lambda: cache.segment(name))
-        except S3CacheError as error:
-            logger.warning("segment %s is skipped: %s", name, error)
-
-    found = sorted(await throttle.make(find))
-    async with anyio.create_task_group() as group:
-        for name in found[-SEGMENTS:]:
-            group.start_soon(read, name)
-    return segments
+    return await _read(cache, await throttle.make(lambda: _find(objects, prefix)), throttle)
 
 
 def worth_fetching(
@@ -115,6 +119,34 @@ def ranges(frames: Iterable[PackFrame]) -> Iterator[list[PackFrame]]:
         run.append(packed)
     if run:
         yield run
+
+
+async def _open_prelude(cache: Cache, prefix: str) -> None:
+    try:
+        await cache.open_prelude(prefix)
+    except ObjectAbsent:
+        pass
+    except S3CacheError as error:
+        logger.warning("the prelude of %s is skipped: %s", prefix, error)
+
+
+async def _find(objects: ObjectStore, prefix: str) -> list[str]:
+    return [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
+
+
+async def _read(cache: Cache, found: list[str], throttle: "_Throttle") -> dict[str, Segment]:
+    segments: dict[str, Segment] = {}
+
+    async def read(name: str) -> None:
+        try:
+            segments[name] = await throttle.make(lambda: cache.segment(name))
+        except S3CacheError as error:
+            logger.warning("segment %s is skipped: %s", name, error)
+
+    async with anyio.create_task_group() as group:
+        for name in sorted(found)[-SEGMENTS:]:
+            group.start_soon(read, name)
+    return segments
 
 
 class _Throttle:

@@ -10,7 +10,7 @@ from s3cache.cache import Cache
 from s3cache.catalog import Catalog
 from s3cache.ledger import Ledger
 from s3cache.machine import Machine, platform_tag
-from s3cache.prefetch import Progress, bring, read_profile, worth_fetching
+from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
 from s3cache.profile import live
 from s3cache.settings import Settings
 from s3cache.tier import DiskTier
@@ -43,7 +43,7 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
     machine = Machine()
     async with Bucket(settings.url) as bucket:
         cache = Cache(bucket, tier, machine)
-        read = await read_profile(cache, bucket, names.profile_prefix(settings.job, platform_tag()))
+        read = await open_profile(cache, bucket, names.profile_prefix(settings.job, platform_tag()))
         segments = live(read)
         frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
         with anyio.move_on_after(settings.deadline_seconds):

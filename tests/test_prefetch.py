@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3cache import catalog, names, pack, prefetch, profile
+from s3cache import catalog, names, pack, prefetch, prelude, profile
 from s3cache.cache import Cache
 from s3cache.catalog import Reference
 from s3cache.digest import DIGEST_BYTES
@@ -20,7 +20,7 @@ from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Place, Result
 from s3cache.pack import Pack, PackFrame
-from s3cache.prefetch import Progress, bring, ranges, read_profile, worth_fetching
+from s3cache.prefetch import Progress, bring, open_profile, ranges, read_profile, worth_fetching
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.memory import MemoryStore
@@ -75,6 +75,23 @@ class Bucket:
         name = f"{PREFIX}{number:013d}-00000000"
         self.objects[name] = profile.encode(segment)
         return name
+
+    def add_prelude(self, *segments: str, damage: Callable[[bytes], bytes] = bytes) -> str:
+        """Add a prelude of all frames of segments, each damaged; return its name."""
+        frames = {
+            packed.place.name: self.objects[names.pack_name(packed.place.pack)][
+                packed.place.offset : packed.place.offset + packed.place.length
+            ]
+            for name in segments
+            for packed in profile.decode(self.objects[name]).frames
+        }
+        data = prelude.build(
+            {name: self.objects[name] for name in segments},
+            ((name, damage(content)) for name, content in frames.items()),
+        )
+        assert data is not None
+        self.objects[names.prelude_name(PREFIX)] = data
+        return names.prelude_name(PREFIX)
 
     def damage_pack(self, made: Pack, damage: Callable[[bytes], bytes]) -> None:
         """Change what lies in the bucket in the place of a pack."""
@@ -178,6 +195,88 @@ async def test_what_the_profile_names_is_found_on_the_disk(bucket: Bucket) -> No
         entry = found.entry(built, 0)
         assert entry is not None
         assert entry.members == {"a.cubin": random.Random(f"1 {number}").randbytes(1000)}
+
+
+# The prelude.
+
+
+async def open_and_bring(bucket: Bucket, cache: Cache) -> dict[str, Segment]:
+    segments = await open_profile(cache, bucket.store, PREFIX)
+    await bring(cache, worth_fetching(segments.values(), Machine(), (), ROOM), Progress())
+    return segments
+
+
+async def test_the_prelude_and_the_list_are_one_round_trip_and_all_that_is_needed(bucket: Bucket) -> None:
+    made = bucket.add_pack(1, frames=3)
+    segment = bucket.add_segment(1, made)
+    bucket.add_prelude(segment)
+    cache, tier = bucket.new_machine()
+    gate = bucket.store.close_gate()
+    async with anyio.create_task_group() as group:
+        group.start_soon(open_and_bring, bucket, cache)
+        await anyio.wait_all_tasks_blocked()
+        assert len(bucket.store.requests) == 2
+        gate.set()
+    assert len(bucket.store.requests) == 2
+    assert in_tier(tier, made) == [[True] * 3]
+
+
+async def test_what_came_since_the_prelude_is_fetched_beside_it(bucket: Bucket) -> None:
+    old, new = bucket.add_pack(1, frames=3), bucket.add_pack(2, frames=3)
+    bucket.add_prelude(bucket.add_segment(1, old))
+    segment = bucket.add_segment(2, new)
+    cache, tier = bucket.new_machine()
+    assert len(await open_and_bring(bucket, cache)) == 2
+    assert bucket.store.asked("GET")[1:] == [segment, names.pack_name(new.digest)]
+    assert in_tier(tier, old, new) == [[True] * 3] * 2
+
+
+async def test_a_segment_that_is_in_the_prelude_alone_is_no_part_of_the_profile(bucket: Bucket) -> None:
+    segment = bucket.add_segment(1, bucket.add_pack(1))
+    bucket.add_prelude(segment)
+    del bucket.objects[segment]
+    cache, _ = bucket.new_machine()
+    assert await open_and_bring(bucket, cache) == {}
+
+
+async def test_frames_of_a_prelude_that_do_not_match_are_fetched_from_their_pack(bucket: Bucket) -> None:
+    made = bucket.add_pack(1, frames=3)
+    bucket.add_prelude(bucket.add_segment(1, made), damage=lambda content: content[:-1] + b"!")
+    cache, tier = bucket.new_machine()
+    await open_and_bring(bucket, cache)
+    assert in_tier(tier, made) == [[True] * 3]
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", bytes(5 << 20)], ids=["empty", "short", "too long"])
+async def test_a_start_does_without_a_prelude_that_cannot_be_used(bucket: Bucket, damage: bytes) -> None:
+    made = bucket.add_pack(1, frames=3)
+    name = bucket.add_prelude(bucket.add_segment(1, made))
+    bucket.objects[name] = damage
+    cache, tier = bucket.new_machine()
+    await open_and_bring(bucket, cache)
+    assert in_tier(tier, made) == [[True] * 3]
+
+
+@pytest.mark.parametrize(
+    "error", [Unreachable("no"), Forbidden("no"), Busy("no")], ids=lambda e: type(e).__name__
+)
+async def test_a_start_does_without_a_prelude_that_cannot_be_read(
+    bucket: Bucket, error: StoreError
+) -> None:
+    made = bucket.add_pack(1, frames=3)
+    bucket.add_prelude(bucket.add_segment(1, made))
+    cache, tier = bucket.new_machine()
+    bucket.faulty.fail("get", error)
+    await open_and_bring(bucket, cache)
+    assert in_tier(tier, made) == [[True] * 3]
+
+
+async def test_a_bucket_that_cannot_be_listed_is_an_error_whatever_the_prelude_has(bucket: Bucket) -> None:
+    bucket.add_prelude(bucket.add_segment(1, bucket.add_pack(1)))
+    cache, _ = bucket.new_machine()
+    bucket.faulty.fail("list", Unreachable("no"))
+    with pytest.raises(Unreachable):
+        await open_profile(cache, bucket.store, PREFIX)
 
 
 # The profile.

@@ -16,8 +16,9 @@ from s3cache.errors import Forbidden, Unreachable
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Result
-from s3cache.names import catalog_prefix
-from s3cache.prefetch import Progress, bring, read_profile, worth_fetching
+from s3cache.names import catalog_prefix, prelude_name
+from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
+from s3cache.prelude import PRELUDE_BYTES
 from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
 from tests.wrappers import FaultyStore, RecordingStore
@@ -64,7 +65,8 @@ class Start:
 
     async def warm(self) -> None:
         """Fetch what the profile names."""
-        self.job.learn(await read_profile(self.cache, self._store, self.job.prefix))
+        self.job.learn(await open_profile(self.cache, self._store, self.job.prefix))
+        self.job.note_size()
         frames = worth_fetching(self.job.segments.values(), Machine(), [], ROOM)
         await bring(self.cache, frames, Progress())
 
@@ -77,6 +79,10 @@ class Start:
 
     async def end(self) -> None:
         await self.writer.write()
+
+    @property
+    def prelude(self) -> str:
+        return prelude_name(self.job.prefix)
 
     def here(self) -> dict[str, bytes]:
         """Return the kernels that are on disk."""
@@ -126,15 +132,15 @@ async def test_a_start_that_adds_nothing_writes_nothing(bucket: Bucket) -> None:
 
 
 async def test_another_start_adds_what_it_used_and_nothing_else_is_sent(bucket: Bucket) -> None:
-    await start(bucket, "kernel-00")
     await start(bucket, "kernel-00", "kernel-01")
+    await start(bucket, "kernel-00", "kernel-02")
     (pack, manifest, segment) = bucket.store.asked("PUT")
     assert pack.startswith("packs/")
-    assert manifest == "manifests/triton/kernel-01/0"
+    assert manifest == "manifests/triton/kernel-02/0"
     assert segment.startswith("profiles/")
     machine = bucket.new_machine()
     await machine.warm()
-    assert machine.here() == kernels(["kernel-00", "kernel-01"])
+    assert machine.here() == kernels(["kernel-00", "kernel-01", "kernel-02"])
 
 
 async def test_nothing_is_lost_when_two_finish_at_once(bucket: Bucket) -> None:
@@ -178,8 +184,8 @@ async def test_many_segments_become_one_and_their_packs_too(bucket: Bucket) -> N
     await machine.warm()
     assert machine.here() == kernels(keys)
     assert len(machine.job.segments) == 1
-    # The LIST, all segments, and one range.
-    assert len(bucket.store.asked("GET")) == len(keys) + 1 + 1
+    # The prelude has the new segment and all frames; the others are still there.
+    assert len(bucket.store.asked("GET")) == 1 + len(keys)
     (compacted,) = machine.job.segments.values()
     assert len({packed.place.pack for packed in compacted.frames}) == 1
 
@@ -194,6 +200,53 @@ async def test_a_profile_stays_short_however_many_starts_add_to_it(bucket: Bucke
     assert len(machine.job.segments) < SEGMENTS
     packs = {packed.place.pack for made in machine.job.segments.values() for packed in made.frames}
     assert len(packs) <= SEGMENTS + FRAGMENTS
+
+
+async def test_a_start_needs_the_list_and_the_prelude_beside_it_and_nothing_else(bucket: Bucket) -> None:
+    await start(bucket, *KERNELS)
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert machine.here() == KERNELS
+    assert sorted(bucket.store.requests) == [
+        f"GET {machine.prelude} 0-{PRELUDE_BYTES}",
+        f"LIST {machine.job.prefix}",
+    ]
+
+
+async def test_the_prelude_is_written_again_when_a_start_reads_twice_as_much(bucket: Bucket) -> None:
+    keys = list(KERNELS)
+    first = await start(bucket, *keys[:4])
+    written = bucket.memory.objects[first.prelude]
+    await start(bucket, *keys[:7])
+    assert bucket.memory.objects[first.prelude] == written
+    await start(bucket, *keys[:14])
+    assert bucket.memory.objects[first.prelude] != written
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert machine.here() == kernels(keys[:14])
+    assert bucket.store.asked("GET") == [machine.prelude]
+
+
+async def test_who_may_not_replace_the_prelude_goes_on(bucket: Bucket) -> None:
+    first = await start(bucket, "kernel-00")
+    before = bucket.memory.objects[first.prelude]
+    bucket.faulty.fail("delete", Forbidden("why"))
+    await start(bucket, *KERNELS)
+    assert bucket.memory.objects[first.prelude] == before
+    machine = bucket.new_machine()
+    await machine.warm()
+    assert machine.here() == KERNELS
+
+
+async def test_a_machine_that_has_something_of_the_profile_does_not_ask_for_the_prelude(
+    bucket: Bucket,
+) -> None:
+    await start(bucket, "kernel-00")
+    machine = bucket.new_machine()
+    await machine.warm()
+    bucket.store.requests.clear()
+    await machine.warm()
+    assert bucket.store.requests == [f"LIST {machine.job.prefix}"]
 
 
 async def test_two_that_compact_at_once_write_one_segment(bucket: Bucket) -> None:

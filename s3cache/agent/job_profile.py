@@ -34,6 +34,7 @@ class JobProfile:
         self._has_voted = False
         self._listed: set[str] = set()
         self._new: dict[str, tuple[int, set[str]]] = {}
+        self._had = 0
 
     def learn(self, segments: Mapping[str, Segment]) -> None:
         """Take over segments that are in the bucket."""
@@ -44,6 +45,15 @@ class JobProfile:
         for name, (_, opened) in list(self._new.items()):
             if (known := self.find(name)) and opened <= set(known.opened):
                 del self._new[name]
+
+    def note_size(self) -> None:
+        """Compare from now on with what the profile has now."""
+        self._had = self._bytes()
+
+    @property
+    def has_doubled(self) -> bool:
+        """Whether a start reads twice what it read when that was noted."""
+        return self._bytes() >= 2 * self._had
 
     def __len__(self) -> int:
         return len(self._digests())
@@ -122,6 +132,11 @@ class JobProfile:
         }
         self._listed -= taken
         return sorted(taken)
+
+    def _bytes(self) -> int:
+        places = {packed.place for segment in self.segments.values() for packed in segment.frames}
+        catalogs = sum(len(segment.catalog) for segment in self.segments.values())
+        return catalogs + sum(place.length for place in places)
 
     def _digests(self) -> set[bytes]:
         return {digest for known in self._catalogs.values() for digest in known}

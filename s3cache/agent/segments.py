@@ -3,7 +3,7 @@
 import logging
 import time
 
-from s3cache import catalog, compaction, ledger, names, profile
+from s3cache import catalog, compaction, ledger, names, prelude, profile
 from s3cache import pack as packs
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs
@@ -43,8 +43,8 @@ class SegmentWriter:
         for job in list(self._jobs.profiles.values()):
             ledger.charge(self._jobs.ledger_of(job), "upload")
             try:
-                if await self._extend(job):
-                    await self._compact(job)
+                if await self._extend(job) and (await self._compact(job) or job.has_doubled):
+                    await self._write_prelude(job)
                 await self._remove_replaced(job)
             except S3CacheError as error:
                 logger.warning("the profile of %s is left as it is: %s", job.job, error)
@@ -53,15 +53,16 @@ class SegmentWriter:
         if not job.new <= self._cache.created:
             # Others have made, or used, the same: they may have written it down meanwhile.
             job.learn(await read_profile(self._cache, self._objects, job.prefix))
+            job.note_size()
         made = job.next_segment(self._tier, self._writer)
         if made is not None:
             await self._store(job, *made)
         return made is not None
 
-    async def _compact(self, job: JobProfile) -> None:
+    async def _compact(self, job: JobProfile) -> bool:
         plan = compaction.plan(job.segments)
         if plan is None:
-            return
+            return False
         digests = {
             packed.place.name: packed.digest
             for segment in job.segments.values()
@@ -80,6 +81,7 @@ class SegmentWriter:
         )
         logger.info("%d segments of %s become one", len(job.segments), job.job)
         await self._store(job, profile.name_of_compacted(job.segments), segment)
+        return True
 
     async def _pack_anew(self, job: JobProfile, plan: Plan, digests: dict[str, bytes]) -> list[Reference]:
         """Return the plan's references, of which some lie in a pack that was stored; learn its digests."""
@@ -116,6 +118,25 @@ class SegmentWriter:
         if await self._objects.create(name, data):
             self._cache.keep_segment(name, data, segment)
             job.learn({name: segment})
+
+    async def _write_prelude(self, job: JobProfile) -> None:
+        segments = {name: self._tier.read(name) for name in job.segments}
+        places = (packed.place.name for segment in job.segments.values() for packed in segment.frames)
+        data = prelude.build(
+            {name: content for name, content in segments.items() if content is not None},
+            ((name, content) for name in places if (content := self._tier.read(name)) is not None),
+        )
+        if data is None:
+            return
+        name = names.prelude_name(job.prefix)
+        try:
+            if not await self._objects.create(name, data):
+                # It has fallen behind. Who finds none meanwhile needs two round trips more.
+                await self._objects.delete(name)
+                await self._objects.create(name, data)
+        except Forbidden as error:
+            logger.info("the prelude of %s stays as it is: %s", job.job, error)
+        job.note_size()
 
     async def _remove_replaced(self, job: JobProfile) -> None:
         for name in job.take_replaced(time.time() - GRACE_SECONDS):

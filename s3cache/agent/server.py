@@ -24,7 +24,7 @@ from s3cache.cache import Cache
 from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
 from s3cache.ledger import Event
 from s3cache.machine import Machine
-from s3cache.prefetch import bring, read_profile, worth_fetching
+from s3cache.prefetch import bring, open_profile, worth_fetching
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Spool
 from s3cache.stores.base import ObjectStore
@@ -301,7 +301,8 @@ class Agent:
         with anyio.move_on_after(self._settings.deadline_seconds) as deadline:
             try:
                 with run.ledger.timed("prefetch", "profile"):
-                    job.learn(await read_profile(self._cache, self._objects, job.prefix))
+                    job.learn(await open_profile(self._cache, self._objects, job.prefix))
+                    job.note_size()
             except S3CacheError as error:
                 logger.warning("the profile of %s cannot be read: %s", job.job, error)
             finally:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import pytest
 import zstandard
 
-from s3cache import catalog, pack, profile
+from s3cache import catalog, envelope, pack, profile
 from s3cache.catalog import Reference
 from s3cache.machine import platform_tag
 from s3cache.manifest import Manifest, Member, Place, Result
+from s3cache.names import prelude_name
 from s3cache.pack import PackFrame
+from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from tests.processes.conftest import NewBucket, NewMachine
 from tests.processes.machines import Bucket, Machine, content
@@ -49,9 +51,10 @@ def original(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def recorded(bucket: Bucket, original: Bucket) -> Bucket:
-    """A place with the same objects, to be damaged."""
+    """A place with the same objects, to be damaged; without a prelude, which would hide the damage."""
     for name in original.names():
-        bucket.write(name, original.read(name))
+        if not name.startswith("preludes/"):
+            bucket.write(name, original.read(name))
     return bucket
 
 
@@ -149,6 +152,42 @@ def test_a_segment_that_is_wrong_is_refused_and_what_is_there_is_found(
     machine = new_machine(knows=recorded)
     assert use(machine) == len(KEYS)
     assert says in machine.log()
+
+
+def of_another_job(original: Bucket) -> bytes:
+    """Return the prelude of another job."""
+    (name,) = original.names(PROFILE)
+    segments = {name.replace("/job/", "/other/"): original.read(name)}
+    return envelope.seal(Prelude(segments, {}))
+
+
+def of_forged_frames(original: Bucket) -> bytes:
+    """Return a prelude whose frames are not what its segment says."""
+    (name,) = original.names(PROFILE)
+    segment = original.read(name)
+    frames = {packed.place.name: b"forged" for packed in profile.decode(segment).frames}
+    return envelope.seal(Prelude({name: segment}, frames))
+
+
+def of_zip_bombs(original: Bucket) -> bytes:
+    """Return a prelude whose segments grow to gigabytes."""
+    bomb = of_ten_million_entries(original)
+    return envelope.seal(Prelude({f"{PROFILE}{number:013d}-00000000": bomb for number in range(16)}, {}))
+
+
+def that_is_too_long(original: Bucket) -> bytes:
+    """Return a prelude that is longer than any may be."""
+    return bytes(64 << 20)
+
+
+@pytest.mark.parametrize("forge", [of_another_job, of_forged_frames, of_zip_bombs, that_is_too_long])
+def test_a_prelude_that_is_wrong_is_refused_and_what_is_there_is_found(
+    new_machine: NewMachine, recorded: Bucket, forge: Callable[[Bucket], bytes]
+) -> None:
+    recorded.write(prelude_name(PROFILE), forge(recorded))
+    machine = new_machine(knows=recorded)
+    assert use(machine) == len(KEYS)
+    assert "prelude" in machine.log()
 
 
 def test_texts_come_when_they_are_asked_for_and_with_the_profile_from_then_on(
