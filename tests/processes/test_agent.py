@@ -1,10 +1,12 @@
 """The agent comes when it is needed and goes when it is not."""
 
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
+from s3cache.agent.server import NICENESS
 from tests.processes.conftest import NewMachine
 from tests.processes.machines import Bucket, Machine, children, ended, wait_for
 from tests.processes.stubs import failing
@@ -38,6 +40,34 @@ def test_job_has_no_child_that_it_does_not_know_of(machine: Machine) -> None:
     assert os.getsid(agent) != os.getsid(job.pid)
     ended(job)
     machine.wait_until_idle(SOON_SECONDS)
+
+
+def test_agent_steps_back_when_it_begins_to_upload(machine: Machine) -> None:
+    job = machine.start(
+        """
+        cache.get("fx-graph", "absent")
+        say("looked up")
+        sys.stdin.readline()
+        cache.put("fx-graph", "key", {"graph": b"result"})
+        cache.flush(10)
+        say("stored")
+        sys.stdin.readline()
+        """
+    )
+    assert job.stdin
+    assert job.stdout
+    assert job.stdout.readline() == "looked up\n"
+    agent = machine.wait_for_agent()
+    assert os.getpriority(os.PRIO_PROCESS, agent) == 0
+    job.stdin.write("\n")
+    job.stdin.flush()
+    assert job.stdout.readline() == "stored\n"
+    assert os.getpriority(os.PRIO_PROCESS, agent) == NICENESS
+    assert os.getpriority(os.PRIO_PROCESS, job.pid) == 0
+    autogroup = Path(f"/proc/{agent}/autogroup")
+    if autogroup.exists():
+        assert autogroup.read_text().endswith(f"nice {NICENESS}\n")
+    assert ended(job, "\n").status == 0
 
 
 def test_agent_has_no_signal_blocked_though_the_job_has(machine: Machine) -> None:
@@ -187,3 +217,23 @@ def test_a_job_that_dies_of_sigpipe_does_not_when_its_agent_is_gone(machine: Mac
     for agent in machine.agents():
         os.kill(agent, signal.SIGKILL)
     assert ended(job, "\n").status == 0
+
+
+def test_what_is_said_to_an_agent_that_is_gone_is_said_to_the_next_one(machine: Machine) -> None:
+    report = machine.folder / "report.json"
+    job = machine.start(
+        """
+        cache.get("fx-graph", "absent")
+        time.sleep(0.1)
+        say("up")
+        sys.stdin.readline()
+        cache.waited("something", 7.0)
+        cache.get("fx-graph", "absent as well")
+        """,
+        S3CACHE_REPORT=str(report),
+    )
+    assert job.stdout
+    assert job.stdout.readline() == "up\n"
+    machine.kill_agent()
+    assert ended(job, "\n").status == 0
+    assert json.loads(report.read_text())["seconds"]["something"] == 7.0
