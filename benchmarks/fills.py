@@ -14,7 +14,8 @@ from benchmarks.datasets import Item
 from benchmarks.lab import BUCKET, JOB, NAMESPACE, ROOM, Lab
 from benchmarks.network import round_trips
 from benchmarks.rivals import rivals
-from s3cache import names, prelude
+from s3cache import names
+from s3cache import prelude as preludes
 from s3cache.bucket import Bucket
 from s3cache.cache import Cache
 from s3cache.local import LocalEntries
@@ -194,8 +195,9 @@ async def _fill(lab: Lab, url: str, items: Sequence[Item]) -> Fill:
     async with Bucket(url) as bucket:
         began = time.perf_counter()
         cache = Cache(bucket, tier, Requirements())
-        segments = live(await open_profile(cache, bucket, PREFIX))
-        await bring(cache, worth_fetching(segments.values(), Requirements(), (), ROOM), Progress())
+        segments, prelude = await open_profile(cache, bucket, PREFIX)
+        frames = worth_fetching(live(segments).values(), Requirements(), (), ROOM)
+        await bring(cache, frames, Progress(), prelude.frames if prelude else None)
         filled = time.perf_counter() - began
     began = time.perf_counter()
     read = [entry.members for entry in _look_up(tier, items)]
@@ -236,15 +238,15 @@ async def _throw_away(url: str) -> float:
             group.start_soon(find)
             group.start_soon(get, names.prelude_name(PREFIX), range(PRELUDE_BYTES))
         paused = time.perf_counter()
-        held = prelude.decode(fetched.popitem()[1], PREFIX)
+        held = preludes.decode(fetched.popitem()[1], PREFIX)
         began += time.perf_counter() - paused
         async with anyio.create_task_group() as group:
             for name in found:
                 if name not in held.segments:
                     group.start_soon(get, name, None)
         paused = time.perf_counter()
-        segments = [decode(data) for data in (*held.segments.values(), *fetched.values())]
-        frames = [packed for segment in segments for packed in segment.frames]
+        read = [decode(name, data) for name, data in (held.segments | fetched).items()]
+        frames = [packed for segment in read for packed in segment.frames]
         missing = [packed for packed in frames if packed.place.name not in held.frames]
         began += time.perf_counter() - paused
         async with anyio.create_task_group() as group:

@@ -31,7 +31,7 @@ async def open(url: str | None = None) -> AsyncIterator[Cache]:
     async with Bucket(settings.url) as bucket:
         objects: ObjectStore = BreakerStore(bucket)
         if settings.mode is not Mode.READ_WRITE:
-            objects = ReadOnlyStore(objects)
+            objects = ReadOnlyStore(objects, f"S3CACHE_MODE is {settings.mode.value}")
         yield Cache(objects, DiskTier(settings.tier_directory, settings.disk_limit), Machine())
 
 
@@ -67,7 +67,7 @@ class SyncCache:
             if manifest is None:
                 break
             if self._machine.meets(manifest.requires):
-                entry = self._entries.entry(manifest, slot, members)
+                entry = self._entries.find(namespace, key, slot, members)
                 if entry is not None:
                     return entry
                 break

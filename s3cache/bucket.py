@@ -50,6 +50,14 @@ _REFUSAL_CODES = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
 }
+_ENDPOINT = "check the network and AWS_ENDPOINT_URL_S3"
+_REMEDY = "check the credentials and the bucket's policy"
+_REMEDIES = {
+    "GET": f"{_REMEDY}: it takes s3:GetObject, and s3:ListBucket for what is not there",
+    "LIST": f"{_REMEDY}: it takes s3:ListBucket",
+    "PUT": f"{_REMEDY}: it takes s3:PutObject, or set S3CACHE_MODE=read-only",
+    "DELETE": f"{_REMEDY}: it takes s3:DeleteObject",
+}
 _SLOW_DOWN_STATUSES = {429, 503}
 _EXPIRY_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
 _CREDENTIAL_ERRORS = (
@@ -156,22 +164,21 @@ class Bucket(ObjectStore):
                 with anyio.fail_after(REQUEST_SECONDS):
                     yield self._client, event
             except (boto.BotoCoreError, boto.ClientError, HttpError, OSError) as error:
-                raise self._explain(error, name) from error
+                raise self._explain(error, kind, name) from error
 
-    def _explain(self, error: Exception, name: str = "") -> StoreError:
+    def _explain(self, error: Exception, kind: str = "", name: str = "") -> StoreError:
         if isinstance(error, _CREDENTIAL_ERRORS):
             return CredentialsAbsent(
                 f"{self.url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or give this machine a role"
             )
         if not isinstance(error, boto.ClientError):
-            return Unreachable(
-                f"{self.url}: no answer ({type(error).__name__}: {error}); check the network and "
-                "AWS_ENDPOINT_URL_S3"
-            )
+            return Unreachable(f"{self.url}: no answer ({type(error).__name__}: {error}); {_ENDPOINT}")
         code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in ("NoSuchKey", "404"):
-            return ObjectAbsent(name)
+        if code == "NoSuchKey":
+            return ObjectAbsent(f"{name} is not there")
+        if code == "404":
+            return Unreachable(f"{self.url}: this is no S3 that answers {kind} by 404; {_ENDPOINT}")
         if code in ("PreconditionFailed", "412"):
             return _Present(name)
         if code in ("InvalidRange", "416"):
@@ -187,7 +194,7 @@ class Bucket(ObjectStore):
         if code in _EXPIRY_CODES:
             return CredentialsAbsent(f"{self.url}: {code}; renew the credentials")
         if code in _REFUSAL_CODES:
-            return Forbidden(f"{self.url}: {code}; check the credentials and the bucket's policy")
+            return Forbidden(f"{self.url}: {kind} is refused ({code}); {_REMEDIES.get(kind, _REMEDY)}")
         return Unreachable(f"{self.url}: {error}")
 
 

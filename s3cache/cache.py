@@ -18,9 +18,10 @@ from typing import TypeVar
 
 import anyio
 
-from s3cache import frame, ledger, names, prelude, profile
+from s3cache import frame, ledger, names, profile
 from s3cache import manifest as manifests
 from s3cache import pack as packs
+from s3cache import prelude as preludes
 from s3cache.digest import raw_digest_of
 from s3cache.errors import (
     Claimed,
@@ -34,6 +35,7 @@ from s3cache.errors import (
 from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Place, Result
 from s3cache.pack import Pack, PackFrame
+from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 from s3cache.tier import DiskTier
@@ -126,43 +128,51 @@ class Cache:
             raise Corrupt(f"{name} holds the manifest of another key")
         return manifest
 
+    def has_profile(self, prefix: str) -> bool:
+        """Return whether anything of the profile of that prefix is on disk."""
+        return bool(self._tier.names(names.catalog_name(prefix)))
+
+    async def prelude(self, prefix: str) -> Prelude:
+        """Return the prelude of the profile of that prefix.
+
+        Raises ObjectAbsent, Corrupt when it cannot be used, another StoreError.
+        """
+        data = await self._objects.get(names.prelude_name(prefix), range(preludes.PRELUDE_BYTES))
+        return preludes.decode(data, prefix)
+
     async def segment(self, name: str) -> Segment:
         """Return a segment, and lay its catalog down for those who look on the disk.
 
         Raises ObjectAbsent, or Corrupt when it cannot be used.
         """
+        return self.take_segment(name, await self.segment_data(name))
+
+    async def segment_data(self, name: str) -> bytes:
+        """Return a segment as it lies in the bucket. Raises as `segment` does."""
 
         async def download() -> bytes:
             data = await self._objects.get(name)
-            profile.decode(data)
+            profile.decode(name, data)
             return data
 
-        data = await self._through_tier(name, download)
-        segment = profile.decode(data)
-        self.keep_segment(name, data, segment)
-        return segment
+        return await self._through_tier(name, download)
 
-    async def open_prelude(self, prefix: str) -> None:
-        """Lay down what the prelude of a profile holds, on a machine that has nothing of that profile.
+    def take_segment(self, name: str, data: bytes) -> Segment:
+        """Return the segment of that name, and lay it down as if it had been fetched.
 
-        Raises ObjectAbsent, Corrupt when it cannot be used, another StoreError.
+        Raises Corrupt when the bytes are not those of that name.
         """
-        if self._tier.names(names.catalog_name(prefix)):
-            return
-        data = await self._objects.get(names.prelude_name(prefix), range(prelude.PRELUDE_BYTES))
-        held = prelude.decode(data, prefix)
-        for name, encoded in held.segments.items():
-            segment = profile.decode(encoded)
-            self.keep_segment(name, encoded, segment)
-            for packed in segment.frames:
-                content = held.frames.get(packed.place.name)
-                if content is not None and self._is_needed(packed):
-                    self._land(packed, content)
-
-    def keep_segment(self, name: str, data: bytes, segment: Segment) -> None:
-        """Lay a segment down in the disk tier, and its catalog for those who look on the disk."""
+        segment = profile.decode(name, data)
         self._keep(name, data)
         self._keep(names.catalog_name(name), segment.catalog)
+        return segment
+
+    def drop_catalogs(self, prefix: str, but: Collection[str]) -> None:
+        """Take the catalogs of a profile off the disk, but for those of some segments."""
+        kept = {names.catalog_name(segment) for segment in but}
+        for name in self._tier.names(names.catalog_name(prefix)):
+            if name not in kept:
+                self._tier.remove(name)
 
     async def entry(self, manifest: Manifest, slot: int, members: Collection[str] | None = None) -> Entry:
         """Return a manifest's entry. Raises Corrupt when a member is gone or does not match."""
@@ -216,6 +226,11 @@ class Cache:
             damage = await self._fetch_run(run) or damage
         if damage:
             raise damage
+
+    def take_frame(self, packed: PackFrame, data: bytes) -> None:
+        """Lay a frame down in the disk tier as if it had been fetched. Raises Corrupt for another one."""
+        if self._is_needed(packed):
+            self._land(packed, data)
 
     async def put(
         self,

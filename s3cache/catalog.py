@@ -9,6 +9,7 @@ the references, in the order of use
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -58,6 +59,14 @@ def build(references: Sequence[Reference]) -> bytes:
     return b"".join([_HEADER.pack(len(rows)), *sorted(rows), *bodies])
 
 
+def check(data: bytes) -> None:
+    """Raise Corrupt when `data` is no catalog, or one whose references are more than its bytes."""
+    catalog = Catalog(data)
+    rows = memoryview(data)[_HEADER.size : _HEADER.size + len(catalog) * _ROW.size]
+    if sum(length for _, _, length in _ROW.iter_unpack(rows)) > len(data):
+        raise Corrupt(f"a catalog of {len(data)} bytes states more of them than it has")
+
+
 class Catalog(Sequence[bytes]):
     """Finds references in a catalog's bytes; as a sequence, it is the short digests of their names.
 
@@ -82,9 +91,10 @@ class Catalog(Sequence[bytes]):
         return found if found.name == name else None
 
     def references(self) -> Iterator[Reference]:
-        """Yield all, in the order of use. Raises Corrupt when one is damaged."""
-        in_order = sorted(range(len(self)), key=lambda number: self._row(number)[1])
-        return map(self._reference, in_order)
+        """Yield all that are whole, in the order of use."""
+        for number in sorted(range(len(self)), key=lambda number: self._row(number)[1]):
+            with suppress(Corrupt):
+                yield self._reference(number)
 
     def __len__(self) -> int:
         return self._length

@@ -15,7 +15,7 @@ import click
 from s3cache.agent import protocol
 from s3cache.agent.address import TRACE_VARIABLE
 from s3cache.errors import S3CacheError
-from s3cache.settings import Settings, job_of
+from s3cache.settings import Mode, Settings, job_of
 from s3cache.terminal import bar, size
 
 FLUSH_SECONDS = 10.0
@@ -67,7 +67,8 @@ def run(
     elif client:
         click.echo("s3cache: no word from the agent; its log may say why", err=True)
     else:
-        click.echo("s3cache: off", err=True)
+        why = "" if os.environ.get("S3CACHE_URL") else ": set S3CACHE_URL, or give --url"
+        click.echo(f"s3cache: off{why}", err=True)
     sys.exit(status)
 
 
@@ -86,16 +87,21 @@ def warm(url: str | None, job: str | None) -> None:
     _set("S3CACHE_JOB", job)
     if not os.environ.get("S3CACHE_JOB"):
         raise click.UsageError("say whose profile to fetch: --job NAME, or S3CACHE_JOB")
+    settings = _settings()
+    if settings.mode is Mode.OFF:
+        click.echo("s3cache: off, by S3CACHE_MODE")
+        return
     progress = Progress()
     try:
         with bar(lambda: progress):
-            warmed = warming.warm(_settings(), progress)
+            warmed = warming.warm(settings, progress)
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(
-        f"s3cache: {warmed.entries} entries of {os.environ['S3CACHE_JOB']} are here, "
-        f"{size(warmed.bytes_down)} down in {warmed.seconds:.1f} s"
-    )
+    if warmed.entries:
+        here = f"{warmed.entries} entries of {settings.job} are here"
+    else:
+        here = f"{settings.url} has no profile of {settings.job} yet, so nothing was fetched"
+    click.echo(f"s3cache: {here}, {size(warmed.bytes_down)} down in {warmed.seconds:.1f} s")
 
 
 def summary(report: dict[str, Any], pending: int) -> str:

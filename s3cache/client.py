@@ -19,7 +19,7 @@ from s3cache.digest import digest_of
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine, platform_tag
-from s3cache.manifest import MAX_SLOTS, Entry, Manifest, Result
+from s3cache.manifest import MAX_SLOTS, Entry, Result
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
 from s3cache.tier import DiskTier
@@ -76,7 +76,9 @@ class Client:
                 manifest = self._entries.manifest(namespace, key, slot)
                 if status != "ready" or manifest is None:
                     break
-            entry = self._entry(manifest, slot, members) if machine.meets(manifest.requires) else None
+            entry = None
+            if machine.meets(manifest.requires):
+                entry = self._entry(namespace, key, slot, members)
             if entry is not None:
                 found = True
                 opened = [member.name for member in manifest.wanted(members) if member.on_demand]
@@ -179,12 +181,10 @@ class Client:
         except (OSError, RuntimeError) as error:
             self._warn(f"the agent cannot be started: {error}")
 
-    def _entry(self, manifest: Manifest, slot: int, members: Collection[str] | None) -> Entry | None:
-        entry = self._entries.entry(manifest, slot, members)
-        if entry is None and self._bring(manifest.namespace, manifest.key, slot, members) == "ready":
-            # It may lie elsewhere than was known.
-            moved = self._entries.manifest(manifest.namespace, manifest.key, slot)
-            return self._entries.entry(moved, slot, members) if moved else None
+    def _entry(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> Entry | None:
+        entry = self._entries.find(namespace, key, slot, members)
+        if entry is None and self._bring(namespace, key, slot, members) == "ready":
+            entry = self._entries.find(namespace, key, slot, members)
         return entry
 
     def _bring(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> str:

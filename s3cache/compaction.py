@@ -34,10 +34,7 @@ class Plan(NamedTuple):
 
 
 def plan(segments: Mapping[str, Segment]) -> Plan | None:
-    """Return what stands for segments that hold, given the oldest first; None when they are too few.
-
-    Raises Corrupt when one of them is damaged.
-    """
+    """Return what stands for segments that hold, given the oldest first; None when they are too few."""
     if len(segments) < SEGMENTS:
         return None
     unused = _starts_without_use(segments)

@@ -69,6 +69,11 @@ class Ledger:
         self.events: list[Event] | None = None
         self.events_left_out = 0
 
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that came from the bucket, of all namespaces."""
+        return sum(counts.bytes_down for counts in self.namespaces.values())
+
     @contextmanager
     def request(self, kind: str, name: str) -> Iterator[Event]:
         """Count one request of a kind: GET, PUT, LIST, HEAD or DELETE. Its event is as for `timed`."""

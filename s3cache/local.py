@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from s3cache import frame, names
@@ -33,16 +33,17 @@ class LocalEntries:
 
     def manifest(self, namespace: str, key: str, slot: int) -> Manifest | None:
         """Return the manifest in a slot, or None when the tier has none that is that key's."""
-        name = names.manifest_name(namespace, key, slot)
-        try:
-            data = self._tier.read(name)
-            found = manifests.decode(data) if data is not None else self._in_catalogs(name)
-        except Corrupt as error:
-            logger.warning("%s is skipped: %s", name, error)
-            return None
-        if found is None or (found.namespace, found.key) != (namespace, key):
-            return None
-        return found
+        return next(self._manifests(namespace, key, slot), None)
+
+    def find(
+        self, namespace: str, key: str, slot: int, members: Collection[str] | None = None
+    ) -> Entry | None:
+        """Return the entry in a slot, or None when the tier lacks one of the members, or has it damaged.
+
+        Without `members`, it has those that are not on demand.
+        """
+        found = (self.entry(manifest, slot, members) for manifest in self._manifests(namespace, key, slot))
+        return next(filter(None, found), None)
 
     def entry(self, manifest: Manifest, slot: int, members: Collection[str] | None = None) -> Entry | None:
         """Return a manifest's entry, or None when the tier lacks one of the members, or has it damaged.
@@ -73,6 +74,22 @@ class LocalEntries:
                 with suppress(Corrupt):
                     catalogs[name] = Catalog(data)
         self._catalogs = catalogs
+
+    def _manifests(self, namespace: str, key: str, slot: int) -> Iterator[Manifest]:
+        """Yield what is known of a slot: first what the profile says, since packs are packed anew."""
+        name = names.manifest_name(namespace, key, slot)
+        for known in (self._in_catalogs, self._by_itself):
+            try:
+                found = known(name)
+            except Corrupt as error:
+                logger.warning("%s is skipped: %s", name, error)
+                continue
+            if found and (found.namespace, found.key) == (namespace, key):
+                yield found
+
+    def _by_itself(self, name: str) -> Manifest | None:
+        data = self._tier.read(name)
+        return None if data is None else manifests.decode(data)
 
     def _in_catalogs(self, name: str) -> Manifest | None:
         for catalog in self._catalogs.values():

@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 def component(text: str) -> str:
     """Return `text` if it can stand between two slashes everywhere, else a name made of its digest."""
-    return text if _PLAIN.match(text) else f"~{digest_of(text.encode())[:40]}"
+    return text if _PLAIN.match(text) else f"~{digest_of(text.encode(errors='surrogateescape'))[:40]}"
 
 
 def check_namespace(namespace: str) -> str:

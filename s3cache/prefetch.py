@@ -2,7 +2,8 @@
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,9 +11,10 @@ import anyio
 
 from s3cache import profile
 from s3cache.cache import Cache
-from s3cache.errors import Busy, ObjectAbsent, S3CacheError
+from s3cache.errors import Busy, Corrupt, ObjectAbsent, S3CacheError
 from s3cache.machine import Machine
 from s3cache.pack import PackFrame
+from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 
@@ -22,12 +24,16 @@ T = TypeVar("T")
 
 SEGMENTS = 128
 """The newest segments of a profile that are read."""
+PROFILE_BYTES = 128 << 20
+"""What the catalogs of a profile may have in all: every process of the job holds them."""
 AT_ONCE = 16
 """Ranges that are under way at one time, while the bucket does not ask for fewer."""
 RANGE_BYTES = 2 << 20
 """Frames that follow each other are one request up to this size."""
 FRAME_BYTES = 256 << 20
 """A frame that is larger is left to the look-up that needs it."""
+PRELUDE_SECONDS = 1.0
+"""How long the prelude may take longer than the LIST: then the profile is read without it."""
 _PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
 
@@ -41,23 +47,48 @@ class Progress:
     is_over: bool = False
 
 
-async def open_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
-    """Return what `read_profile` does, with its prelude beside the LIST; that brings frames as well.
+async def open_profile(
+    cache: Cache, objects: ObjectStore, prefix: str
+) -> tuple[dict[str, Segment], Prelude | None]:
+    """Return what `read_profile` does, and the prelude, which comes beside the LIST.
 
+    The prelude is empty when the bucket has none that can be used, and None when it was not asked for,
+    since something of the profile is on disk, or did not come soon enough.
     Raises StoreError when the bucket cannot be read.
     """
-    failure: S3CacheError | None = None
     throttle = _Throttle()
+    failure: S3CacheError | None = None
+    prelude: Prelude | None = None
+    is_over = anyio.Event()
+
+    async def fetch() -> None:
+        nonlocal prelude
+        try:
+            prelude = await cache.prelude(prefix)
+        except ObjectAbsent:
+            prelude = Prelude({}, {})
+        except Corrupt as error:
+            logger.warning("the prelude of %s is skipped: %s", prefix, error)
+            prelude = Prelude({}, {})
+        except S3CacheError as error:
+            logger.info("the prelude of %s is skipped: %s", prefix, error)
+        is_over.set()
+
     async with anyio.create_task_group() as group:
-        group.start_soon(_open_prelude, cache, prefix)
+        if cache.has_profile(prefix):
+            is_over.set()
+        else:
+            group.start_soon(fetch)
         try:
             found = await throttle.make(lambda: _find(objects, prefix))
+            with anyio.move_on_after(PRELUDE_SECONDS):
+                await is_over.wait()
         except S3CacheError as error:
             failure = error
-            group.cancel_scope.cancel()
+        group.cancel_scope.cancel()
     if failure:
         raise failure
-    return await _read(cache, found, throttle)
+    return await _read(cache, found, throttle, prelude.segments if prelude else {}), prelude
 
 
 async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
@@ -66,7 +97,7 @@ async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[
     Raises StoreError when the bucket cannot be read; a segment that cannot be used is skipped.
     """
     throttle = _Throttle()
-    return await _read(cache, await throttle.make(lambda: _find(objects, prefix)), throttle)
+    return await _read(cache, await throttle.make(lambda: _find(objects, prefix)), throttle, {})
 
 
 def worth_fetching(
@@ -89,10 +120,28 @@ def worth_fetching(
     return list(frames.values())
 
 
-async def bring(cache: Cache, frames: Collection[PackFrame], progress: Progress) -> None:
-    """Bring frames into the disk tier; what cannot be fetched is left to the look-up that needs it."""
+async def bring(
+    cache: Cache,
+    frames: Collection[PackFrame],
+    progress: Progress,
+    copies: Mapping[str, bytes] | None = None,
+) -> None:
+    """Bring frames into the disk tier, by their names from `copies` if they are right there.
+
+    What cannot be fetched is left to the look-up that needs it.
+    """
     throttle = _Throttle()
     progress.of = sum(packed.place.length for packed in frames)
+    missing: list[PackFrame] = []
+    for packed in frames:
+        try:
+            cache.take_frame(packed, (copies or {})[packed.place.name])
+            progress.bytes += packed.place.length
+        except KeyError:
+            missing.append(packed)
+        except Corrupt as error:
+            logger.warning("the prelude has other bytes: %s", error)
+            missing.append(packed)
 
     async def fetch(run: list[PackFrame]) -> None:
         try:
@@ -102,7 +151,7 @@ async def bring(cache: Cache, frames: Collection[PackFrame], progress: Progress)
             logger.info("%s is not prefetched: %s", run[0].place.name, error)
 
     async with anyio.create_task_group() as group:
-        for run in ranges(frames):
+        for run in ranges(missing):
             group.start_soon(fetch, run)
 
 
@@ -121,24 +170,21 @@ def ranges(frames: Iterable[PackFrame]) -> Iterator[list[PackFrame]]:
         yield run
 
 
-async def _open_prelude(cache: Cache, prefix: str) -> None:
-    try:
-        await cache.open_prelude(prefix)
-    except ObjectAbsent:
-        pass
-    except S3CacheError as error:
-        logger.warning("the prelude of %s is skipped: %s", prefix, error)
-
-
 async def _find(objects: ObjectStore, prefix: str) -> list[str]:
     return [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
 
 
-async def _read(cache: Cache, found: list[str], throttle: "_Throttle") -> dict[str, Segment]:
+async def _read(
+    cache: Cache, found: list[str], throttle: "_Throttle", copies: Mapping[str, bytes]
+) -> dict[str, Segment]:
     segments: dict[str, Segment] = {}
 
     async def read(name: str) -> None:
         try:
+            if name in copies:
+                with suppress(Corrupt):
+                    segments[name] = cache.take_segment(name, copies[name])
+                    return
             segments[name] = await throttle.make(lambda: cache.segment(name))
         except S3CacheError as error:
             logger.warning("segment %s is skipped: %s", name, error)
@@ -146,6 +192,12 @@ async def _read(cache: Cache, found: list[str], throttle: "_Throttle") -> dict[s
     async with anyio.create_task_group() as group:
         for name in sorted(found)[-SEGMENTS:]:
             group.start_soon(read, name)
+    room = PROFILE_BYTES
+    for name in sorted(segments, reverse=True):
+        room -= len(segments[name].catalog)
+        if room < 0:
+            logger.warning("segment %s is skipped: the profile has more than %d bytes", name, PROFILE_BYTES)
+            del segments[name]
     return segments
 
 

@@ -10,11 +10,15 @@ import msgspec
 
 from s3cache import envelope, profile
 from s3cache.errors import Corrupt
+from s3cache.pack import PackFrame
+from s3cache.profile import Segment
 
 PRELUDE_BYTES = 4 << 20
 """What a prelude may be. At 100 MB/s a connection carries it in 42 ms: less than a round trip more."""
 SEGMENTS = 16
 """So many segments may lie in one. Compaction leaves fewer."""
+_FRAMING_BYTES = 256
+"""What a name and its bytes take beside the bytes: more than any does."""
 
 
 class Prelude(msgspec.Struct, frozen=True):
@@ -27,18 +31,35 @@ class Prelude(msgspec.Struct, frozen=True):
 _decoder = msgspec.msgpack.Decoder(Prelude)
 
 
-def build(segments: Mapping[str, bytes], frames: Iterable[tuple[str, bytes]]) -> bytes | None:
-    """Return a prelude of all segments and the first of the frames; None when the segments are too many."""
-    size = len(envelope.seal(Prelude(dict(segments), {})))
-    if size > PRELUDE_BYTES or len(segments) > SEGMENTS:
-        return None
-    held: dict[str, bytes] = {}
-    for name, data in frames:
-        size += len(envelope.seal(Prelude({}, {name: data})))
-        if size > PRELUDE_BYTES:
-            break
-        held[name] = data
-    return envelope.seal(Prelude(dict(segments), held))
+def choose(frames: Iterable[PackFrame], room: int = PRELUDE_BYTES) -> list[PackFrame]:
+    """Return the first of the frames, as many as there is room for."""
+    chosen: dict[str, PackFrame] = {}
+    for packed in frames:
+        size = packed.place.length + _FRAMING_BYTES
+        if packed.place.name not in chosen and size <= room:
+            chosen[packed.place.name] = packed
+            room -= size
+    return list(chosen.values())
+
+
+def room_beside(segments: Mapping[str, bytes]) -> int:
+    """Return how many bytes are left for frames, 0 where segments cannot lie in a prelude."""
+    if len(segments) > SEGMENTS:
+        return 0
+    return max(PRELUDE_BYTES - sum(len(data) + _FRAMING_BYTES for data in segments.values()), 0)
+
+
+def useful_bytes(prelude: Prelude, segments: Mapping[str, Segment]) -> int:
+    """Return how much of a prelude is of use to who reads these segments."""
+    frames = {packed.place.name for segment in segments.values() for packed in segment.frames}
+    return sum(len(data) for name, data in prelude.segments.items() if name in segments) + sum(
+        len(data) for name, data in prelude.frames.items() if name in frames
+    )
+
+
+def encode(prelude: Prelude) -> bytes:
+    """Return the bytes of a prelude."""
+    return envelope.seal(prelude)
 
 
 def decode(data: bytes, prefix: str) -> Prelude:

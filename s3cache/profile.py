@@ -1,16 +1,16 @@
 """Profiles: what a job used on its last starts, in order, and where that lies. Pure."""
 
-import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Annotated
 
 import msgspec
 
-from s3cache import envelope, frame, manifest, names
-from s3cache.catalog import Catalog, Reference
+from s3cache import catalog, envelope, frame, manifest
+from s3cache.catalog import Reference
 from s3cache.digest import DIGEST_BYTES, digest_of
-from s3cache.errors import Corrupt
+from s3cache.errors import Corrupt, TooLarge
 from s3cache.manifest import Place
 from s3cache.pack import PackFrame
 
@@ -29,28 +29,36 @@ class Segment(msgspec.Struct, frozen=True):
     frames: list[PackFrame]
     catalog: bytes
     replaces: list[str] = []
-    unused: dict[bytes, int] = {}
+    unused: dict[bytes, Annotated[int, msgspec.Meta(ge=0, le=255)]] = {}
     writer: dict[str, str] = {}
     written: float = 0.0
 
 
-_SEGMENT = re.compile(r"[0-9]{13}-[0-9a-f]{8}\Z")
+_SEGMENT = re.compile(r"[0-9]{13}-[0-9a-f]{32}\Z")
 _decoder = msgspec.msgpack.Decoder(Segment)
 
 
 def encode(segment: Segment) -> bytes:
-    """Return the bytes of a segment object."""
-    return frame.compress(envelope.seal(segment))
+    """Return the bytes of a segment object. Raises TooLarge when it is one that no reader takes."""
+    data = envelope.seal(segment)
+    if len(data) > SEGMENT_BYTES:
+        raise TooLarge(f"a segment of {len(data)} bytes, at most {SEGMENT_BYTES} are taken")
+    return frame.compress(data)
 
 
-def decode(data: bytes) -> Segment:
-    """Return the segment in `data`. Raises Corrupt when it is damaged or names what it may not."""
+def decode(name: str, data: bytes) -> Segment:
+    """Return the segment of that name in `data`.
+
+    Raises Corrupt when the name is of other bytes, or they are no segment or name what they may not.
+    """
+    if not name.endswith(f"-{_digits(data)}"):
+        raise Corrupt(f"{name} does not match its digest")
     segment = envelope.unseal(frame.decompress(data, SEGMENT_BYTES), _decoder)
     for packed in segment.frames:
         manifest.check_place(packed.place)
         if len(packed.digest) != DIGEST_BYTES:
             raise Corrupt("a frame has no digest")
-    Catalog(segment.catalog)
+    catalog.check(segment.catalog)
     return segment
 
 
@@ -75,21 +83,24 @@ def written_at(name: str) -> float:
     return int(name.rpartition("/")[2].partition("-")[0]) / 1000
 
 
-def name_of_compacted(replaces: Collection[str]) -> str:
-    """Return the name of the segment that stands for others: the same whoever makes it, newer than they."""
+def segment_name(prefix: str, stamp: int, data: bytes) -> str:
+    """Return the name of a segment made at `stamp`, in milliseconds: they sort by that."""
+    return f"{prefix}{stamp:013d}-{_digits(data)}"
+
+
+def new_segment_name(prefix: str, data: bytes) -> str:
+    """Return the name of a segment that is made now."""
+    return segment_name(prefix, time.time_ns() // 1_000_000, data)
+
+
+def name_of_compacted(replaces: Collection[str], data: bytes) -> str:
+    """Return the name of the segment that stands for others: newer than they."""
     folder, _, newest = max(replaces).rpartition("/")
-    after = int(newest.partition("-")[0]) + 1
-    return f"{folder}/{after:013d}-{digest_of(' '.join(sorted(replaces)).encode())[:8]}"
-
-
-def new_segment_name(job: str, platform: str) -> str:
-    """Return a name for a new segment; names sort by the time they were made at."""
-    stamp = f"{time.time_ns() // 1_000_000:013d}-{os.urandom(4).hex()}"
-    return f"{names.profile_prefix(job, platform)}{stamp}"
+    return segment_name(f"{folder}/", int(newest.partition("-")[0]) + 1, data)
 
 
 def is_segment_name(name: str, prefix: str) -> bool:
-    """Return whether `name` is one that `new_segment_name` makes under `prefix`."""
+    """Return whether `name` is that of a segment under `prefix`."""
     return name.startswith(prefix) and bool(_SEGMENT.match(name[len(prefix) :]))
 
 
@@ -97,3 +108,7 @@ def live(segments: Mapping[str, Segment]) -> dict[str, Segment]:
     """Return the segments, by name, that no other one stands for, the oldest first."""
     replaced = {name for segment in segments.values() for name in segment.replaces}
     return {name: segments[name] for name in sorted(segments) if name not in replaced}
+
+
+def _digits(data: bytes) -> str:
+    return digest_of(data)[:32]

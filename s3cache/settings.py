@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             directory=_directory(environ.get("S3CACHE_DIR")),
             disk_limit=_size(environ.get("S3CACHE_DISK_LIMIT") or DEFAULT_DISK_LIMIT),
             mode=_mode(environ.get("S3CACHE_MODE") or Mode.READ_WRITE.value),
-            job=environ.get("S3CACHE_JOB") or job_of(sys.orig_argv if command is None else command),
+            job=_text(environ.get("S3CACHE_JOB") or job_of(sys.orig_argv if command is None else command)),
             report=Path(report).absolute() if report else None,
             exclude=frozenset(filter(None, map(str.strip, environ.get("S3CACHE_EXCLUDE", "").split(",")))),
             deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or str(DEFAULT_DEADLINE_SECONDS)),
@@ -91,6 +91,8 @@ def parse_url(url: str) -> tuple[str, str]:
     Raises SettingsError when it is anything else.
     """
     match = _URL.match(url)
+    if not url:
+        raise SettingsError("S3CACHE_URL is not set; set it to s3://bucket/prefix")
     if not match:
         raise SettingsError(f"S3CACHE_URL must be s3://bucket/prefix, not {url!r}")
     return match[1], match[2].strip("/")
@@ -108,6 +110,11 @@ def job_of(command: Sequence[str]) -> str:
         scripts = [a for a in arguments[1:] if not a.startswith("-")]
         return component(Path(scripts[0]).name) if scripts and "-c" not in arguments else "python"
     return component(Path(arguments[0]).name)
+
+
+def _text(value: str) -> str:
+    """Return what the environment holds as text that can be encoded, whatever its bytes are."""
+    return value.encode(errors="backslashreplace").decode()
 
 
 def _directory(value: str | None) -> Path:

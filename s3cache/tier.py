@@ -156,7 +156,7 @@ class DiskTier(ObjectStore):
         """Return an object, or what it has of `part`, a range of bytes. Raises ObjectAbsent."""
         content = self.read(name)
         if content is None:
-            raise ObjectAbsent(name)
+            raise ObjectAbsent(f"{name} is not there")
         return content if part is None else content[part.start : part.stop]
 
     async def create(self, name: str, data: bytes) -> bool:

@@ -8,10 +8,11 @@ import anyio
 from s3cache import ledger, names
 from s3cache.cache import Cache
 from s3cache.catalog import Catalog
+from s3cache.errors import Unreachable
 from s3cache.ledger import Ledger
 from s3cache.machine import Machine, platform_tag
 from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
-from s3cache.profile import live
+from s3cache.profile import Segment, live
 from s3cache.settings import Settings
 from s3cache.tier import DiskTier
 
@@ -43,11 +44,17 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
     machine = Machine()
     async with Bucket(settings.url) as bucket:
         cache = Cache(bucket, tier, machine)
-        read = await open_profile(cache, bucket, names.profile_prefix(settings.job, platform_tag()))
-        segments = live(read)
-        frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
+        prefix = names.profile_prefix(settings.job, platform_tag())
+        segments: dict[str, Segment] | None = None
         with anyio.move_on_after(settings.deadline_seconds):
-            await bring(cache, frames, progress)
+            read, prelude = await open_profile(cache, bucket, prefix)
+            segments = live(read)
+            frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
+            await bring(cache, frames, progress, prelude.frames if prelude else None)
+    if segments is None:
+        raise Unreachable(
+            f"{settings.url}: the profile of {settings.job} did not come within S3CACHE_DEADLINE, "
+            f"{settings.deadline_seconds:g} s"
+        )
     entries = {digest for segment in segments.values() for digest in Catalog(segment.catalog)}
-    bytes_down = sum(namespace.bytes_down for namespace in counts.namespaces.values())
-    return Warmed(len(entries), bytes_down, time.monotonic() - started)
+    return Warmed(len(entries), counts.bytes_down, time.monotonic() - started)

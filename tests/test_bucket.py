@@ -160,7 +160,7 @@ def _lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ("answer", "error", "advice"),
     [
         (refusal(404, "NoSuchBucket"), BucketAbsent, "create it or set S3CACHE_URL"),
-        (refusal(403, "AccessDenied"), Forbidden, "AccessDenied; check the credentials"),
+        (refusal(403, "AccessDenied"), Forbidden, "refused .AccessDenied.; check the credentials"),
         (refusal(403, "SignatureDoesNotMatch"), Forbidden, "SignatureDoesNotMatch"),
         (refusal(403, "InvalidAccessKeyId"), Forbidden, "InvalidAccessKeyId"),
         (refusal(400, "ExpiredToken"), CredentialsAbsent, "ExpiredToken; renew the credentials"),
@@ -201,11 +201,16 @@ async def test_a_refusal_is_an_error_that_says_what_to_do(
         await fails(request(bucket), error, advice)
 
 
-@pytest.mark.parametrize("answer", [refusal(404, "NoSuchKey"), Answer(404)], ids=["code", "bare"])
-async def test_an_object_that_is_absent(stub: Stub, bucket: Bucket, answer: Answer) -> None:
-    stub.answer = answer
+async def test_an_object_that_is_absent(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = refusal(404, "NoSuchKey")
     with pytest.raises(ObjectAbsent):
         await bucket.get("packs/abc")
+
+
+async def test_what_answers_by_a_bare_404_is_no_s3(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = Answer(404)
+    for request in REQUESTS.values():
+        await fails(request(bucket), Unreachable, "no S3.*AWS_ENDPOINT_URL_S3")
 
 
 @pytest.mark.parametrize("answer", [refusal(412, "PreconditionFailed"), Answer(412)], ids=["code", "bare"])

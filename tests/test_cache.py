@@ -1021,13 +1021,17 @@ async def test_a_pack_that_is_gone_is_absent(bucket: Bucket) -> None:
         await bucket.new_machine().fetch(LARGE_PACK.frames)
 
 
+PROFILE = "profiles/job/linux-x86_64/"
+
+
 def segment_of(built: Pack) -> Segment:
     return Segment(built.frames, catalog.build([Reference(0, there) for there in built.manifests]))
 
 
 async def test_a_segment_is_read_once_and_its_catalog_laid_down(bucket: Bucket) -> None:
-    name = profile.new_segment_name("job", "linux-x86_64")
-    bucket.objects[name] = profile.encode(segment_of(LARGE_PACK))
+    data = profile.encode(segment_of(LARGE_PACK))
+    name = profile.new_segment_name(PROFILE, data)
+    bucket.objects[name] = data
     cache = bucket.new_machine()
     for _ in range(2):
         assert await cache.segment(name) == segment_of(LARGE_PACK)
@@ -1039,8 +1043,9 @@ async def test_a_segment_is_read_once_and_its_catalog_laid_down(bucket: Bucket) 
 
 @damages
 async def test_a_damaged_segment_is_corrupt_and_not_kept(bucket: Bucket, damage: Damage) -> None:
-    name = profile.new_segment_name("job", "linux-x86_64")
-    bucket.objects[name] = damage(profile.encode(segment_of(LARGE_PACK)))
+    data = profile.encode(segment_of(LARGE_PACK))
+    name = profile.new_segment_name(PROFILE, data)
+    bucket.objects[name] = damage(data)
     with pytest.raises(Corrupt):
         await bucket.new_machine().segment(name)
     assert bucket.tier_of_last_machine().names() == []

@@ -131,8 +131,7 @@ def test_a_reference_of_a_namespace_that_may_not_be_is_corrupt(namespace: str) -
     found = Catalog(catalog.build([reference(), evil]))
     with pytest.raises(Corrupt, match="namespace"):
         found.find(evil.name)
-    with pytest.raises(Corrupt, match="namespace"):
-        list(found.references())
+    assert list(found.references()) == [reference()]
     assert found.find(reference().name) == reference()
 
 
@@ -155,8 +154,7 @@ def test_a_reference_that_names_what_it_may_not_is_corrupt(
     found = Catalog(catalog.build([evil]))
     with pytest.raises(Corrupt):
         found.find(evil.name)
-    with pytest.raises(Corrupt):
-        list(found.references())
+    assert list(found.references()) == []
 
 
 def test_a_row_that_leads_to_the_reference_of_another_name_finds_nothing() -> None:
@@ -204,24 +202,22 @@ def test_any_bytes_are_corrupt_or_an_empty_catalog(data: bytes) -> None:
     st.lists(st.tuples(st.binary(min_size=8, max_size=8), st.integers(0, 400), st.integers(0, 400))),
     st.binary(),
 )
-def test_any_rows_and_bytes_are_corrupt_or_found_by_name(
+def test_of_any_rows_and_bytes_come_references_that_may_be_or_none(
     rows: list[tuple[bytes, int, int]], bodies: bytes
 ) -> None:
     digest = catalog.short_digest("name")
     data = struct.pack("<Q", len(rows) + 1) + ROW.pack(digest, 8, 400)
     data += b"".join(ROW.pack(*row) for row in rows) + bodies
-    try:
+    with suppress(Corrupt):
         look_at_all(data, "name")
-    except Corrupt:
-        return
-    pytest.fail("a row that leads to the header was taken for a reference")
 
 
 @given(st.integers(0))
-def test_a_truncated_catalog_is_corrupt(length: int) -> None:
+def test_a_truncated_catalog_is_corrupt_or_has_fewer_references(length: int) -> None:
     data = catalog.build([reference(), in_frames(opened=("c.ptx",))])
-    with pytest.raises(Corrupt):
-        look_at_all(data[: length % len(data)], reference().name)
+    with suppress(Corrupt):
+        found = Catalog(data[: length % len(data)])
+        assert list(found.references()) in ([], [reference()])
 
 
 @given(st.integers(0), st.integers(0, 255))

@@ -64,11 +64,12 @@ def large(number: int, namespace: str = "triton") -> Result:
 
 def made(job: JobProfile, tier: DiskTier) -> Segment:
     """Return the next segment, as another machine reads it, once it is learned."""
-    next_segment = job.next_segment(tier, WRITER)
-    assert next_segment is not None
-    name, segment = next_segment
+    segment = job.next_segment(tier, WRITER)
+    assert segment is not None
+    data = profile.encode(segment)
+    name = profile.new_segment_name(job.prefix, data)
     job.learn({name: segment})
-    return profile.decode(profile.encode(segment))
+    return profile.decode(name, data)
 
 
 def references(segment: Segment) -> list[Reference]:
@@ -93,14 +94,6 @@ def test_what_is_used_makes_a_segment_in_the_order_of_use(tier: DiskTier, job: J
     segment = made(job, tier)
     assert references(segment) == [Reference(0, built) for built in stored]
     assert (segment.replaces, segment.unused, segment.writer) == ([], {}, WRITER)
-
-
-def test_a_segment_has_a_name_of_the_job_s_profile(tier: DiskTier, job: JobProfile) -> None:
-    store(tier, "a")
-    job.add("ns", "a", 0)
-    next_segment = job.next_segment(tier, WRITER)
-    assert next_segment is not None
-    assert profile.is_segment_name(next_segment[0], job.prefix)
 
 
 def test_where_nothing_is_used_there_is_no_segment(tier: DiskTier, job: JobProfile) -> None:
@@ -268,7 +261,7 @@ def test_what_is_opened_for_the_first_time_is_new(
     for later in learned, learning:
         next_segment = later.next_segment(tier, WRITER)
         assert (next_segment is not None) == is_new
-        assert next_segment is None or set(now) <= set(references(next_segment[1])[0].opened)
+        assert next_segment is None or set(now) <= set(references(next_segment)[0].opened)
 
 
 def test_starts_that_open_different_members_by_turns_soon_add_nothing(tier: DiskTier) -> None:
@@ -278,7 +271,7 @@ def test_starts_that_open_different_members_by_turns_soon_add_nothing(tier: Disk
         job = new_start(*segments)
         job.add("triton", "1", 0, [opened])
         if next_segment := job.next_segment(tier, WRITER):
-            segments.append(next_segment[1])
+            segments.append(next_segment)
     assert [references(segment)[0].opened for segment in segments] == [["a.ttir"], ["a.ttir", "b.ttir"]]
 
 
@@ -381,7 +374,7 @@ def test_a_segment_that_another_stands_for_is_not_used(tier: DiskTier, job: JobP
     old = made(job, tier)
     later = new_start(old)
     (old_name,) = later.segments
-    new_name = profile.name_of_compacted([old_name])
+    new_name = profile.name_of_compacted([old_name], b"")
     new = Segment([], catalog.build([Reference(0, built)]), replaces=[old_name])
     later.learn({new_name: new})
     assert later.segments == {new_name: new}
@@ -409,7 +402,7 @@ def test_what_another_segment_stands_for_long_enough_is_told_once() -> None:
     job = new_start(replaced, replaced)
     names_replaced = [*job.segments]
     new = Segment([], catalog.build([]), replaces=[*names_replaced, f"{job.prefix}gone"], written=1000.0)
-    job.learn({profile.name_of_compacted(names_replaced): new})
+    job.learn({profile.name_of_compacted(names_replaced, b""): new})
     assert job.take_replaced(1000.0) == []
     assert job.take_replaced(1001.0) == names_replaced
     assert job.take_replaced(1001.0) == []

@@ -113,10 +113,25 @@ def test_a_manifest_in_a_catalog_is_found(tier: DiskTier) -> None:
     assert found.manifest("ns", "absent", 0) is None
 
 
-def test_a_manifest_by_itself_counts_before_those_in_catalogs(tier: DiskTier) -> None:
+def test_a_manifest_in_a_catalog_counts_before_one_by_itself(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline(OTHER))
     add(tier, inline())
-    assert LocalEntries(tier, PREFIX).manifest("ns", "key", 0) == inline()
+    assert LocalEntries(tier, PREFIX).manifest("ns", "key", 0) == inline(OTHER)
+
+
+@pytest.mark.parametrize("is_packed_anew_here", [True, False])
+def test_what_was_packed_anew_is_found_where_it_is(tier: DiskTier, is_packed_anew_here: bool) -> None:
+    members = {"a": random.Random(1).randbytes(10_000)}
+    result = Result("ns", "key", members)
+    old, new = pack.build([result], {}), pack.build([result, Result("ns", "other", members)], {})
+    add(tier, old.manifests[0])
+    add_catalog(tier, 1, new.manifests[0])
+    here = new if is_packed_anew_here else old
+    for place in (packed.place for packed in here.frames):
+        tier.write(place.name, here.data[place.offset : place.offset + place.length])
+    entry = LocalEntries(tier, PREFIX).find("ns", "key", 0)
+    assert entry is not None
+    assert entry.members == members
 
 
 def test_the_newest_catalog_counts(tier: DiskTier) -> None:

@@ -21,6 +21,7 @@ from s3cache.machine import Machine
 from s3cache.manifest import Place, Result
 from s3cache.pack import Pack, PackFrame
 from s3cache.prefetch import Progress, bring, open_profile, ranges, read_profile, worth_fetching
+from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.memory import MemoryStore
@@ -72,8 +73,9 @@ class Bucket:
             catalog.build([Reference(0, built) for built in manifests]),
             list(replaces),
         )
-        name = f"{PREFIX}{number:013d}-00000000"
-        self.objects[name] = profile.encode(segment)
+        data = profile.encode(segment)
+        name = profile.segment_name(PREFIX, number, data)
+        self.objects[name] = data
         return name
 
     def add_prelude(self, *segments: str, damage: Callable[[bytes], bytes] = bytes) -> str:
@@ -83,14 +85,14 @@ class Bucket:
                 packed.place.offset : packed.place.offset + packed.place.length
             ]
             for name in segments
-            for packed in profile.decode(self.objects[name]).frames
+            for packed in profile.decode(name, self.objects[name]).frames
         }
-        data = prelude.build(
-            {name: self.objects[name] for name in segments},
-            ((name, damage(content)) for name, content in frames.items()),
+        self.objects[names.prelude_name(PREFIX)] = prelude.encode(
+            Prelude(
+                {name: self.objects[name] for name in segments},
+                {name: damage(content) for name, content in frames.items()},
+            )
         )
-        assert data is not None
-        self.objects[names.prelude_name(PREFIX)] = data
         return names.prelude_name(PREFIX)
 
     def damage_pack(self, made: Pack, damage: Callable[[bytes], bytes]) -> None:
@@ -201,8 +203,9 @@ async def test_what_the_profile_names_is_found_on_the_disk(bucket: Bucket) -> No
 
 
 async def open_and_bring(bucket: Bucket, cache: Cache) -> dict[str, Segment]:
-    segments = await open_profile(cache, bucket.store, PREFIX)
-    await bring(cache, worth_fetching(segments.values(), Machine(), (), ROOM), Progress())
+    segments, held = await open_profile(cache, bucket.store, PREFIX)
+    copies = held.frames if held else None
+    await bring(cache, worth_fetching(segments.values(), Machine(), (), ROOM), Progress(), copies)
     return segments
 
 

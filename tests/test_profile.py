@@ -1,6 +1,7 @@
 """Profiles: segments in, segments out; which of them hold."""
 
 import random
+import struct
 import time
 
 import msgspec
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from s3cache import catalog, envelope, frame, manifest, profile
 from s3cache.catalog import Catalog, Reference
 from s3cache.digest import DIGEST_BYTES
-from s3cache.errors import Corrupt
+from s3cache.errors import Corrupt, TooLarge
 from s3cache.manifest import Place, Result
 from s3cache.pack import PackFrame
 from s3cache.profile import Segment
 
+PREFIX = "profiles/job/linux-x86_64/"
 PACK = b"p" * DIGEST_BYTES
 PLACE = Place(PACK, 0, 100, 1000)
 
@@ -40,6 +42,11 @@ segments = st.builds(
 )
 
 
+def decode(data: bytes) -> Segment:
+    """Return the segment in `data`, by the name that it has in the bucket."""
+    return profile.decode(profile.segment_name(PREFIX, 1, data), data)
+
+
 def references(*slots: int) -> list[Reference]:
     """Return references to manifests in slots of one key."""
     built = manifest.inline(Result("ns", "key", {"a": random.Random(1).randbytes(100)}), {})
@@ -55,12 +62,12 @@ def segment(place: Place = PLACE, digest: bytes = PACK, replaces: tuple[str, ...
 
 @given(segments)
 def test_a_segment_comes_back_as_it_was_encoded(given: Segment) -> None:
-    assert profile.decode(profile.encode(given)) == given
+    assert decode(profile.encode(given)) == given
 
 
 def test_the_references_of_a_segment_come_back_in_the_order_of_use() -> None:
     uses = references(2, 0, 1)
-    found = profile.decode(profile.encode(Segment([], catalog.build(uses))))
+    found = decode(profile.encode(Segment([], catalog.build(uses))))
     assert list(Catalog(found.catalog).references()) == uses
 
 
@@ -101,39 +108,39 @@ def test_what_a_replaced_segment_stands_for_does_not_hold_either() -> None:
 )
 def test_a_frame_that_cannot_be_is_corrupt(place: Place) -> None:
     with pytest.raises(Corrupt):
-        profile.decode(profile.encode(segment(place)))
+        decode(profile.encode(segment(place)))
 
 
 @pytest.mark.parametrize("digest", [b"", PACK[1:], PACK + b"p"])
 def test_a_frame_without_a_digest_is_corrupt(digest: bytes) -> None:
     with pytest.raises(Corrupt, match="digest"):
-        profile.decode(profile.encode(segment(digest=digest)))
+        decode(profile.encode(segment(digest=digest)))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"short", b"\1" + bytes(7), b"\xff" * 100])
 def test_a_segment_whose_catalog_is_none_is_corrupt(damaged: bytes) -> None:
     with pytest.raises(Corrupt, match="catalog"):
-        profile.decode(profile.encode(Segment([], damaged)))
+        decode(profile.encode(Segment([], damaged)))
 
 
 def test_a_bomb_is_corrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "SEGMENT_BYTES", 1000)
     with pytest.raises(Corrupt, match="at most 1000"):
-        profile.decode(frame.compress(bytes(1 << 20)))
+        decode(frame.compress(bytes(1 << 20)))
 
 
 @given(st.binary())
 def test_any_bytes_are_corrupt(data: bytes) -> None:
     for damaged in data, frame.compress(data):
         with pytest.raises(Corrupt):
-            profile.decode(damaged)
+            decode(damaged)
 
 
 @given(st.integers(0))
 def test_a_truncated_segment_is_corrupt(length: int) -> None:
     data = profile.encode(segment())
     with pytest.raises(Corrupt):
-        profile.decode(data[: length % len(data)])
+        decode(data[: length % len(data)])
 
 
 @given(st.integers(0), st.integers(0, 255))
@@ -141,7 +148,7 @@ def test_a_changed_byte_is_corrupt_or_yields_frames_that_may_be(place: int, valu
     data = bytearray(envelope.seal(segment()))
     data[place % len(data)] = value
     try:
-        found = profile.decode(frame.compress(bytes(data)))
+        found = decode(frame.compress(bytes(data)))
     except Corrupt:
         return
     for packed in found.frames:
@@ -152,19 +159,19 @@ def test_a_changed_byte_is_corrupt_or_yields_frames_that_may_be(place: int, valu
 def test_a_manifest_is_no_segment() -> None:
     data = manifest.encode(references(0)[0].manifest)
     with pytest.raises(Corrupt):
-        profile.decode(frame.compress(data))
+        decode(frame.compress(data))
 
 
 def test_deep_nesting_is_corrupt() -> None:
     with pytest.raises(Corrupt):
-        profile.decode(frame.compress(b"\x81\xa1x" + b"\x91" * 100_000 + b"\xc0"))
+        decode(frame.compress(b"\x81\xa1x" + b"\x91" * 100_000 + b"\xc0"))
 
 
 def test_there_is_room_for_a_signature() -> None:
     sealed = envelope.seal(segment())
     signed = sealed.replace(b"\xa9signature\xc4\x00", b"\xa9signature\xc4\x02ok")
     assert signed != sealed
-    assert profile.decode(frame.compress(signed)) == segment()
+    assert decode(frame.compress(signed)) == segment()
 
 
 def test_a_segment_of_a_later_version_may_say_more() -> None:
@@ -172,7 +179,7 @@ def test_a_segment_of_a_later_version_may_say_more() -> None:
         more: str
 
     later = Later(**msgspec.structs.asdict(segment()), more="new")
-    assert profile.decode(frame.compress(envelope.seal(later))) == segment()
+    assert decode(frame.compress(envelope.seal(later))) == segment()
 
 
 # Names.
@@ -180,29 +187,55 @@ def test_a_segment_of_a_later_version_may_say_more() -> None:
 
 def test_names_of_segments_sort_by_the_time_they_were_made_at() -> None:
     names = []
-    for _ in range(5):
-        names.append(profile.new_segment_name("job", "linux-x86_64"))
+    for number in range(5):
+        names.append(profile.new_segment_name(PREFIX, bytes(number)))
         time.sleep(0.002)
     assert names == sorted(names)
-    assert all(name.startswith("profiles/job/linux-x86_64/") for name in names)
+    assert all(name.startswith(PREFIX) for name in names)
 
 
-def test_two_machines_do_not_make_the_same_name() -> None:
-    assert len({profile.new_segment_name("job", "linux-x86_64") for _ in range(100)}) == 100
+def test_segments_of_other_bytes_have_other_names() -> None:
+    assert len({profile.segment_name(PREFIX, 1, bytes(size)) for size in range(100)}) == 100
+
+
+def test_a_segment_is_refused_under_the_name_of_another_one() -> None:
+    data = profile.encode(segment())
+    name = profile.segment_name(PREFIX, 1, data)
+    assert profile.decode(name, data) == segment()
+    for other in (profile.segment_name(PREFIX, 1, b"other"), PREFIX, ""):
+        with pytest.raises(Corrupt, match="digest"):
+            profile.decode(other, data)
+
+
+def test_a_segment_that_no_reader_takes_is_not_made() -> None:
+    with pytest.raises(TooLarge):
+        profile.encode(Segment([], bytes(profile.SEGMENT_BYTES)))
+
+
+@pytest.mark.parametrize("starts", [-1, 256, -(2**63)])
+def test_starts_without_use_are_few(starts: int) -> None:
+    data = profile.encode(Segment([], catalog.build([]), unused={b"digest": starts}))
+    with pytest.raises(Corrupt):
+        decode(data)
+
+
+def test_references_are_not_more_than_their_bytes() -> None:
+    row = struct.pack("<8sII", bytes(8), 8 + 16 * 1000, 90_000)
+    data = profile.encode(Segment([], struct.pack("<Q", 1000) + row * 1000 + bytes(100_000)))
+    with pytest.raises(Corrupt, match="states more"):
+        decode(data)
 
 
 def test_a_name_says_when_its_segment_was_written() -> None:
     before = time.time() - 0.001
-    assert before <= profile.written_at(profile.new_segment_name("job", "linux-x86_64")) <= time.time()
+    assert before <= profile.written_at(profile.new_segment_name(PREFIX, b"data")) <= time.time()
 
 
-def test_whoever_compacts_segments_names_the_outcome_alike_and_newer_than_they_are() -> None:
-    prefix = "profiles/job/linux-x86_64/"
-    replaced = [f"{prefix}{stamp:013d}-0000000{stamp % 10}" for stamp in (1795446925851, 1795446925852)]
-    name = profile.name_of_compacted(replaced)
-    assert name == profile.name_of_compacted(replaced[::-1])
-    assert name != profile.name_of_compacted(replaced[1:])
-    assert profile.is_segment_name(name, prefix)
+def test_what_stands_for_segments_is_newer_than_they_are() -> None:
+    replaced = [profile.segment_name(PREFIX, stamp, b"") for stamp in (1795446925851, 1795446925852)]
+    name = profile.name_of_compacted(replaced, b"data")
+    assert name == profile.name_of_compacted(replaced[::-1], b"data")
+    assert profile.is_segment_name(name, PREFIX)
     assert name > max(replaced)
 
 
@@ -210,12 +243,11 @@ def test_whoever_compacts_segments_names_the_outcome_alike_and_newer_than_they_a
     "name",
     [
         "profiles/job/linux-x86_64/../../../../../pwned",
-        "profiles/job/linux-x86_64/1795446925852-e0b5ac09/more",
+        "profiles/job/linux-x86_64/1795446925852-e0b5ac09e0b5ac09e0b5ac09e0b5ac09/more",
         "profiles/job/linux-x86_64/" + "1" * 300,
-        "profiles/other/linux-x86_64/1795446925852-e0b5ac09",
+        "profiles/other/linux-x86_64/1795446925852-e0b5ac09e0b5ac09e0b5ac09e0b5ac09",
     ],
 )
 def test_what_else_lies_among_the_segments_is_no_segment(name: str) -> None:
-    prefix = "profiles/job/linux-x86_64/"
-    assert profile.is_segment_name(profile.new_segment_name("job", "linux-x86_64"), prefix)
-    assert not profile.is_segment_name(name, prefix)
+    assert profile.is_segment_name(profile.new_segment_name(PREFIX, b"data"), PREFIX)
+    assert not profile.is_segment_name(name, PREFIX)

@@ -18,7 +18,7 @@ from s3cache.machine import Machine
 from s3cache.manifest import Result
 from s3cache.names import catalog_prefix, prelude_name
 from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
-from s3cache.prelude import PRELUDE_BYTES
+from s3cache.prelude import PRELUDE_BYTES, useful_bytes
 from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
 from tests.wrappers import FaultyStore, RecordingStore
@@ -65,10 +65,13 @@ class Start:
 
     async def warm(self) -> None:
         """Fetch what the profile names."""
-        self.job.learn(await open_profile(self.cache, self._store, self.job.prefix))
-        self.job.note_size()
+        segments, prelude = await open_profile(self.cache, self._store, self.job.prefix)
+        self.job.learn(segments)
+        self.job.is_known = True
+        if prelude and self.job.segments:
+            self.job.prelude_bytes = useful_bytes(prelude, self.job.segments)
         frames = worth_fetching(self.job.segments.values(), Machine(), [], ROOM)
-        await bring(self.cache, frames, Progress())
+        await bring(self.cache, frames, Progress(), prelude.frames if prelude else None)
 
     async def use(self, *keys: str) -> None:
         """Use kernels: those that are not in the bucket are compiled and stored."""

@@ -63,13 +63,22 @@ def test_an_empty_value_is_the_default() -> None:
     assert settings(**{f"S3CACHE_{name}": "" for name in names}) == settings()
 
 
+def test_without_a_url_it_says_which_variable_to_set() -> None:
+    with pytest.raises(SettingsError, match="S3CACHE_URL is not set; set it to s3://bucket/prefix"):
+        settings(S3CACHE_URL="")
+
+
+def test_a_job_whose_name_is_no_utf8_has_a_name_that_is() -> None:
+    job = settings(S3CACHE_JOB=os.fsdecode(b"caf\xe9")).job
+    assert job.encode() == rb"caf\udce9"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("S3CACHE_DEADLINE", "soon"),
         ("S3CACHE_DEADLINE", "-1"),
         ("S3CACHE_DEADLINE", "inf"),
-        ("S3CACHE_URL", ""),
         ("S3CACHE_URL", "bucket/prefix"),
         ("S3CACHE_URL", "http://bucket/prefix"),
         ("S3CACHE_URL", "s3://"),

@@ -104,7 +104,7 @@ class TestReadOnlyStore(ReadConformance):
         memory = MemoryStore()
         for name, data in OBJECTS.items():
             await memory.create(name, data)
-        return ReadOnlyStore(memory)
+        return ReadOnlyStore(memory, "S3CACHE_MODE is read-only")
 
     async def test_every_write_is_forbidden_and_has_no_effect(self, filled: ObjectStore) -> None:
         with pytest.raises(Forbidden, match="read-only"):

@@ -27,6 +27,10 @@ class JobProfile:
         """Whether reading it has begun."""
         self.read = anyio.Event()
         """Set when the profile was read, or could not be."""
+        self.is_known = False
+        """Whether it was read, be it empty."""
+        self.prelude_bytes: int | None = None
+        """How much of the prelude in the bucket is of use, 0 when there is none; None: nobody looked."""
         self.segments: dict[str, Segment] = {}
         """Those that hold, by name, the oldest first."""
         self._catalogs: dict[str, Catalog] = {}
@@ -34,7 +38,6 @@ class JobProfile:
         self._has_voted = False
         self._listed: set[str] = set()
         self._new: dict[str, tuple[int, set[str]]] = {}
-        self._had = 0
 
     def learn(self, segments: Mapping[str, Segment]) -> None:
         """Take over segments that are in the bucket."""
@@ -45,15 +48,6 @@ class JobProfile:
         for name, (_, opened) in list(self._new.items()):
             if (known := self.find(name)) and opened <= set(known.opened):
                 del self._new[name]
-
-    def note_size(self) -> None:
-        """Compare from now on with what the profile has now."""
-        self._had = self._bytes()
-
-    @property
-    def has_doubled(self) -> bool:
-        """Whether a start reads twice what it read when that was noted."""
-        return self._bytes() >= 2 * self._had
 
     def __len__(self) -> int:
         return len(self._digests())
@@ -101,8 +95,8 @@ class JobProfile:
             self.add(namespace, key, slot)
             slot += 1
 
-    def next_segment(self, tier: DiskTier, writer: dict[str, str]) -> tuple[str, Segment] | None:
-        """Return the next segment and its name, or None when nothing is new. `learn` it once stored."""
+    def next_segment(self, tier: DiskTier, writer: dict[str, str]) -> Segment | None:
+        """Return the next segment, or None when nothing is new. `learn` it once stored."""
         references: list[Reference] = []
         for name, (slot, opened) in self._new.items():
             known = self.find(name)
@@ -120,7 +114,7 @@ class JobProfile:
             writer=writer,
         )
         self._has_voted = True
-        return profile.new_segment_name(self.job, self.platform), segment
+        return segment
 
     def take_replaced(self, long_ago: float) -> list[str]:
         """Return, once, the segments in the bucket for which another one stands since `long_ago`."""
@@ -132,11 +126,6 @@ class JobProfile:
         }
         self._listed -= taken
         return sorted(taken)
-
-    def _bytes(self) -> int:
-        places = {packed.place for segment in self.segments.values() for packed in segment.frames}
-        catalogs = sum(len(segment.catalog) for segment in self.segments.values())
-        return catalogs + sum(place.length for place in places)
 
     def _digests(self) -> set[bytes]:
         return {digest for known in self._catalogs.values() for digest in known}

@@ -61,7 +61,8 @@ class Run:
                 unfinished.write_bytes(data)
                 unfinished.rename(self.report)
             except OSError as error:
-                self.warn(DiskTierError(f"the report cannot be written: {error}; set S3CACHE_REPORT"))
+                why = f"{self.report} cannot be written: {error.strerror}; set S3CACHE_REPORT"
+                self.warn(DiskTierError(why))
         return data
 
 

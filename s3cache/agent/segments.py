@@ -3,6 +3,8 @@
 import logging
 import time
 
+import anyio
+
 from s3cache import catalog, compaction, ledger, names, prelude, profile
 from s3cache import pack as packs
 from s3cache.agent.job_profile import JobProfile
@@ -13,7 +15,9 @@ from s3cache.compaction import Plan
 from s3cache.errors import Forbidden, S3CacheError
 from s3cache.local import LocalEntries
 from s3cache.manifest import Result
+from s3cache.pack import PackFrame
 from s3cache.prefetch import read_profile
+from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
 from s3cache.tier import DiskTier
@@ -22,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 3600.0
 """How long segments stay that another one stands for: a start may be about to read them."""
+READ_SECONDS = 30.0
+"""How long reading a profile again may take before it is extended."""
+REPLACING_SECONDS = 10.0
 PACKED_ANEW_BYTES = 32 << 20
 """What is packed anew at one time; the rest waits for the next compaction."""
 
@@ -43,48 +50,58 @@ class SegmentWriter:
         for job in list(self._jobs.profiles.values()):
             ledger.charge(self._jobs.ledger_of(job), "upload")
             try:
-                if await self._extend(job) and (await self._compact(job) or job.has_doubled):
-                    await self._write_prelude(job)
+                if await self._extend(job):
+                    await self._compact(job)
+                await self._renew_prelude(job)
                 await self._remove_replaced(job)
             except S3CacheError as error:
                 logger.warning("the profile of %s is left as it is: %s", job.job, error)
+            except TimeoutError:
+                logger.warning("the profile of %s is left as it is: it could not be read in time", job.job)
 
     async def _extend(self, job: JobProfile) -> bool:
-        if not job.new <= self._cache.created:
+        if job.new and not (job.is_known and job.new <= self._cache.created):
             # Others have made, or used, the same: they may have written it down meanwhile.
-            job.learn(await read_profile(self._cache, self._objects, job.prefix))
-            job.note_size()
-        made = job.next_segment(self._tier, self._writer)
-        if made is not None:
-            await self._store(job, *made)
-        return made is not None
-
-    async def _compact(self, job: JobProfile) -> bool:
-        plan = compaction.plan(job.segments)
-        if plan is None:
+            with anyio.fail_after(READ_SECONDS):
+                job.learn(await read_profile(self._cache, self._objects, job.prefix))
+            job.is_known = True
+        segment = job.next_segment(self._tier, self._writer)
+        if segment is None:
             return False
-        digests = {
-            packed.place.name: packed.digest
-            for segment in job.segments.values()
-            for packed in segment.frames
-        }
-        references = await self._pack_anew(job, plan, digests)
-        segment = Segment(
-            frames=profile.frames_of(references, lambda place: digests.get(place.name)),
-            catalog=catalog.build(references),
-            replaces=sorted(
-                {*job.segments, *(name for segment in job.segments.values() for name in segment.replaces)}
-            ),
-            unused=plan.unused,
-            writer=self._writer,
-            written=time.time(),
-        )
-        logger.info("%d segments of %s become one", len(job.segments), job.job)
-        await self._store(job, profile.name_of_compacted(job.segments), segment)
+        if not job.segments:
+            job.prelude_bytes = 0
+        data = profile.encode(segment)
+        await self._store(job, profile.new_segment_name(job.prefix, data), data)
         return True
 
-    async def _pack_anew(self, job: JobProfile, plan: Plan, digests: dict[str, bytes]) -> list[Reference]:
-        """Return the plan's references, of which some lie in a pack that was stored; learn its digests."""
+    async def _compact(self, job: JobProfile) -> None:
+        # What is learned meanwhile is not what this plan is of.
+        segments = dict(job.segments)
+        plan = compaction.plan(segments)
+        if plan is None:
+            return
+        references, packed = await self._pack_anew(job, plan)
+        digests = {
+            frame.place.name: frame.digest for segment in segments.values() for frame in segment.frames
+        } | {frame.place.name: frame.digest for frame in packed}
+        data = profile.encode(
+            Segment(
+                frames=profile.frames_of(references, lambda place: digests.get(place.name)),
+                catalog=catalog.build(references),
+                replaces=sorted(
+                    {*segments, *(name for segment in segments.values() for name in segment.replaces)}
+                ),
+                unused=plan.unused,
+                writer=self._writer,
+                written=time.time(),
+            )
+        )
+        logger.info("%d segments of %s become one", len(segments), job.job)
+        await self._store(job, profile.name_of_compacted(segments, data), data)
+        job.prelude_bytes = 0
+
+    async def _pack_anew(self, job: JobProfile, plan: Plan) -> tuple[list[Reference], list[PackFrame]]:
+        """Return the plan's references, and the frames of a pack that was stored, in which some lie."""
         entries = LocalEntries(self._tier, names.catalog_prefix(job.job, job.platform))
         results: dict[int, Result] = {}
         size = 0
@@ -101,42 +118,48 @@ class SegmentWriter:
                     manifest.namespace, manifest.key, entry.members, manifest.variant, manifest.requires
                 )
         if not results:
-            return plan.references
-        pack = packs.build(list(results.values()), self._writer)
+            return plan.references, []
+        pack = await anyio.to_thread.run_sync(packs.build, list(results.values()), self._writer)
         await self._cache.upload(pack)
-        digests |= {packed.place.name: packed.digest for packed in pack.frames}
         anew = dict(zip(results, pack.manifests, strict=True))
-        return [
+        references = [
             Reference(reference.slot, compaction.moved(reference.manifest, anew[number]), reference.opened)
             if number in anew
             else reference
             for number, reference in enumerate(plan.references)
         ]
+        return references, pack.frames
 
-    async def _store(self, job: JobProfile, name: str, segment: Segment) -> None:
-        data = profile.encode(segment)
-        if await self._objects.create(name, data):
-            self._cache.keep_segment(name, data, segment)
-            job.learn({name: segment})
+    async def _store(self, job: JobProfile, name: str, data: bytes) -> None:
+        # One of that name has the same bytes: the reply to an earlier try was lost.
+        await self._objects.create(name, data)
+        job.learn({name: self._cache.take_segment(name, data)})
 
-    async def _write_prelude(self, job: JobProfile) -> None:
-        segments = {name: self._tier.read(name) for name in job.segments}
-        places = (packed.place.name for segment in job.segments.values() for packed in segment.frames)
-        data = prelude.build(
-            {name: content for name, content in segments.items() if content is not None},
-            ((name, content) for name in places if (content := self._tier.read(name)) is not None),
-        )
-        if data is None:
+    async def _renew_prelude(self, job: JobProfile) -> None:
+        """Write the prelude, if the one in the bucket has at most half of what this one would have."""
+        if job.prelude_bytes is None or not job.segments:
             return
-        name = names.prelude_name(job.prefix)
-        try:
-            if not await self._objects.create(name, data):
-                # It has fallen behind. Who finds none meanwhile needs two round trips more.
-                await self._objects.delete(name)
-                await self._objects.create(name, data)
-        except Forbidden as error:
-            logger.info("the prelude of %s stays as it is: %s", job.job, error)
-        job.note_size()
+        segments = {name: await self._cache.segment_data(name) for name in job.segments}
+        chosen = prelude.choose(
+            (packed for segment in job.segments.values() for packed in segment.frames),
+            prelude.room_beside(segments),
+        )
+        frames = {packed.place.name: self._tier.read(packed.place.name) for packed in chosen}
+        made = Prelude(segments, {name: data for name, data in frames.items() if data is not None})
+        useful = prelude.useful_bytes(made, job.segments)
+        if chosen and useful >= 2 * job.prelude_bytes:
+            await self._replace(names.prelude_name(job.prefix), prelude.encode(made))
+            job.prelude_bytes = useful
+
+    async def _replace(self, name: str, data: bytes) -> None:
+        # Who is cancelled in between leaves none: a start that finds none writes one.
+        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + REPLACING_SECONDS):
+            try:
+                if not await self._objects.create(name, data):
+                    await self._objects.delete(name)
+                    await self._objects.create(name, data)
+            except Forbidden as error:
+                logger.info("%s stays as it is: %s", name, error)
 
     async def _remove_replaced(self, job: JobProfile) -> None:
         for name in job.take_replaced(time.time() - GRACE_SECONDS):

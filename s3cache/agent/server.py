@@ -25,6 +25,7 @@ from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, S
 from s3cache.ledger import Event
 from s3cache.machine import Machine
 from s3cache.prefetch import bring, open_profile, worth_fetching
+from s3cache.prelude import useful_bytes
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Spool
 from s3cache.stores.base import ObjectStore
@@ -297,25 +298,32 @@ class Agent:
     async def _prefetch(self, run: Run) -> None:
         ledger.charge(run.ledger, "prefetch")
         started = time.monotonic()
+        had = run.ledger.bytes_down
         job = run.profile
+        copies: dict[str, bytes] = {}
         with anyio.move_on_after(self._settings.deadline_seconds) as deadline:
             try:
                 with run.ledger.timed("prefetch", "profile"):
-                    job.learn(await open_profile(self._cache, self._objects, job.prefix))
-                    job.note_size()
+                    segments, prelude = await open_profile(self._cache, self._objects, job.prefix)
+                    job.learn(segments)
+                    job.is_known = True
+                    self._cache.drop_catalogs(job.prefix, but=job.segments)
+                    if prelude and job.segments:
+                        job.prelude_bytes = useful_bytes(prelude, job.segments)
+                        copies = prelude.frames
             except S3CacheError as error:
-                logger.warning("the profile of %s cannot be read: %s", job.job, error)
+                run.warn(error)
             finally:
                 job.read.set()
             room = self._settings.disk_limit
             frames = worth_fetching(job.segments.values(), self._machine, self._settings.exclude, room)
             with run.ledger.timed("prefetch", "frames"):
-                await bring(self._cache, frames, job.progress)
+                await bring(self._cache, frames, job.progress, copies)
         job.progress.is_over = True
-        run.ledger.prefetched_bytes = job.progress.bytes
+        run.ledger.prefetched_bytes = run.ledger.bytes_down - had
         run.ledger.seconds["prefetch"] = time.monotonic() - started
         logger.info(
-            "%d entries of %s, %d of %d bytes, are here after %.2f s%s",
+            "%d entries of %s; %d of %d bytes are here after %.2f s%s",
             len(job),
             job.job,
             job.progress.bytes,

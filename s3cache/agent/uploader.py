@@ -55,6 +55,7 @@ class Uploader:
         self._hurry = anyio.Event()
         self._writing = anyio.Lock()
         self._given_way = 0
+        self._has_failed = False
         self._before_first = before_first
 
     @property
@@ -94,9 +95,11 @@ class Uploader:
     async def flush(self, is_abandoned: Callable[[], bool] = lambda: False) -> None:
         """Return when all is stored, the bucket refuses or says nothing, or it is abandoned."""
         self._hurry.set()
+        self._has_failed = False
         try:
             while not is_abandoned():
-                if self._objects.failure("write") or self._objects.silence() > SILENCE_SECONDS:
+                is_refused = self._has_failed or self._objects.failure("write")
+                if is_refused or self._objects.silence() > SILENCE_SECONDS:
                     return
                 if not self._spool.pending():
                     await self._write_segments()
@@ -152,6 +155,7 @@ class Uploader:
             logger.warning("%d results are dropped: %s", len(batch), error)
         except StoreError as error:
             # They stay in the spool: the bucket may come back, or the next start finds them.
+            self._has_failed = True
             if run:
                 run.warn(error)
             return

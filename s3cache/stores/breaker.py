@@ -1,5 +1,6 @@
 """A breaker: a store that does not answer is left alone for a while, then tried again."""
 
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
@@ -16,6 +17,8 @@ from s3cache.errors import (
 )
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.wrapper import WrapperStore
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -89,11 +92,10 @@ class BreakerStore(WrapperStore):
         try:
             result = await request()
         except _OPENING as error:
-            until = self._clock() + self._cooldown
-            self._failures = dict.fromkeys(("read", "write", "delete"), (error, until))
+            self._open(error, "read", "write", "delete")
             raise
         except Forbidden as error:
-            self._failures[direction] = error, self._clock() + self._cooldown
+            self._open(error, direction)
             raise
         except (ObjectAbsent, Busy):
             self._has_answered = True
@@ -102,3 +104,10 @@ class BreakerStore(WrapperStore):
         self._has_answered = True
         self._failures.pop(direction, None)
         return result
+
+    def _open(self, error: StoreError, *directions: str) -> None:
+        if any(direction not in self._failures for direction in directions):
+            what = ", ".join(directions)
+            logger.warning("no %s for %.0f s: %s", what, self._cooldown, error)
+        until = self._clock() + self._cooldown
+        self._failures |= dict.fromkeys(directions, (error, until))

@@ -17,7 +17,7 @@ class MemoryStore(ObjectStore):
         try:
             data = self.objects[name]
         except KeyError:
-            raise ObjectAbsent(name) from None
+            raise ObjectAbsent(f"{name} is not there") from None
         return data if part is None else data[part.start : part.stop]
 
     async def create(self, name: str, data: bytes) -> bool:

@@ -148,7 +148,8 @@ def test_a_segment_that_is_wrong_is_refused_and_what_is_there_is_found(
     new_machine: NewMachine, recorded: Bucket, forge: Callable[[Bucket], bytes], says: str
 ) -> None:
     # The newest one: what it says of where a result lies comes first.
-    recorded.write(f"{PROFILE}9999999999999-00000000", forge(recorded))
+    forged = forge(recorded)
+    recorded.write(profile.segment_name(PROFILE, 9_999_999_999_999, forged), forged)
     machine = new_machine(knows=recorded)
     assert use(machine) == len(KEYS)
     assert says in machine.log()
@@ -165,14 +166,18 @@ def of_forged_frames(original: Bucket) -> bytes:
     """Return a prelude whose frames are not what its segment says."""
     (name,) = original.names(PROFILE)
     segment = original.read(name)
-    frames = {packed.place.name: b"forged" for packed in profile.decode(segment).frames}
+    frames = {packed.place.name: b"forged" for packed in profile.decode(name, segment).frames}
     return envelope.seal(Prelude({name: segment}, frames))
 
 
 def of_zip_bombs(original: Bucket) -> bytes:
     """Return a prelude whose segments grow to gigabytes."""
     bomb = of_ten_million_entries(original)
-    return envelope.seal(Prelude({f"{PROFILE}{number:013d}-00000000": bomb for number in range(16)}, {}))
+    names = [profile.segment_name(PROFILE, number, bomb) for number in range(16)]
+    # The LIST has to name them, too.
+    for name in names:
+        original.write(name, bomb)
+    return envelope.seal(Prelude(dict.fromkeys(names, bomb), {}))
 
 
 def that_is_too_long(original: Bucket) -> bytes:
