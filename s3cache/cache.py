@@ -158,13 +158,19 @@ class Cache:
         return await self._through_tier(name, download)
 
     def take_segment(self, name: str, data: bytes) -> Segment:
-        """Return the segment of that name, and lay it down as if it had been fetched.
+        """Return the segment of that name, and lay it down with its catalog.
 
         Raises Corrupt when the bytes are not those of that name.
         """
         segment = profile.decode(name, data)
         self._keep(name, data)
         self._keep(names.catalog_name(name), segment.catalog)
+        return segment
+
+    def take_copy(self, name: str, data: bytes) -> Segment:
+        """Return the segment of that name as `segment` does, from a copy of it. Raises Corrupt."""
+        segment = self.take_segment(name, data)
+        self.downloaded[name] = time.monotonic()
         return segment
 
     def drop_catalogs(self, prefix: str, but: Collection[str]) -> None:

@@ -60,15 +60,21 @@ def run(
     with bar(client.progress) if client else nullcontext():
         status = launcher.run(command)
     flushed = client.flush(FLUSH_SECONDS) if client else None
-    if trace:
-        _write_trace(trace, command, client.trace() if client and flushed else None, started)
+    warnings: list[str] = []
     if flushed:
-        click.echo(summary(json.loads(flushed.report), flushed.pending), err=True)
+        written = json.loads(flushed.report)
+        said = summary(written, flushed.pending)
+        warnings = written["warnings"]
     elif client:
-        click.echo("s3cache: no word from the agent; its log may say why", err=True)
+        said = "s3cache: no word from the agent; its log may say why"
+    elif os.environ.get("S3CACHE_URL"):
+        said = "s3cache: off"
     else:
-        why = "" if os.environ.get("S3CACHE_URL") else ": set S3CACHE_URL, or give --url"
-        click.echo(f"s3cache: off{why}", err=True)
+        said = "s3cache: off; set S3CACHE_URL, or give --url"
+    if trace:
+        kept = client.trace() if client and flushed else None
+        _write_trace(trace, command, [said, *warnings], kept, started)
+    click.echo(said, err=True)
     sys.exit(status)
 
 
@@ -135,12 +141,14 @@ def _check_that_it_can_be_written(trace: Path) -> None:
         ) from error
 
 
-def _write_trace(trace: Path, command: Sequence[str], kept: protocol.Events | None, started: float) -> None:
+def _write_trace(
+    trace: Path, command: Sequence[str], facts: list[str], kept: protocol.Events | None, started: float
+) -> None:
     from s3cache.trace import render
 
     events, left_out = (kept.events, kept.left_out) if kept else ([], 0)
     try:
-        page = render(shlex.join(command), events, left_out, started)
+        page = render(shlex.join(command), facts, events, left_out, started)
         # A command's bytes need not be UTF-8.
         trace.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:

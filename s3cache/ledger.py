@@ -39,7 +39,7 @@ class RequestCounts(msgspec.Struct):
 class Event(msgspec.Struct, array_like=True):
     """What happened from `start` to `end`, by the monotonic clock that all processes of a machine share.
 
-    `kind` is that of a request, "look-up", "prefetch" or "process".
+    `kind` is that of a request, "look-up", "hit", "prefetch" or "process".
     """
 
     kind: str

@@ -183,7 +183,7 @@ async def _read(
         try:
             if name in copies:
                 with suppress(Corrupt):
-                    segments[name] = cache.take_segment(name, copies[name])
+                    segments[name] = cache.take_copy(name, copies[name])
                     return
             segments[name] = await throttle.make(lambda: cache.segment(name))
         except S3CacheError as error:

@@ -19,7 +19,9 @@ _WIDTH_OF_A_BREAK = 60.0
 _WIDTH_OF_A_LABEL = 60.0
 _WIDTH_OF_A_MOMENT = 3.0
 _STEPS = (0.1, 0.2, 0.5, 1.0, 2.0)
-_ROWS = {"process": "Processes", "prefetch": "Prefetch", "look-up": "Look-ups"}
+_ROWS = {"process": "Processes", "hit": "Hits", "prefetch": "Prefetch", "look-up": "Look-ups"}
+_FINE = {"", "ready", "absent", "ObjectAbsent", "Present"}
+"""Outcomes that are no failures: a look-up may find nothing, a write that it is done already."""
 
 
 class Bar(NamedTuple):
@@ -77,8 +79,11 @@ class Axis:
                 yield self.x(self._origin + number * step), number * step
 
 
-def render(title: str, events: Sequence[Event], left_out: int, origin: float) -> str:
-    """Return the page; its axis counts from `origin`, and `left_out` events more were not kept."""
+def render(title: str, facts: Sequence[str], events: Sequence[Event], left_out: int, origin: float) -> str:
+    """Return the page, with `facts` of the run in words.
+
+    Its axis counts from `origin`, and `left_out` events more were not kept.
+    """
     import jinja2
 
     requests = [event for event in events if event.kind not in _ROWS]
@@ -88,6 +93,9 @@ def render(title: str, events: Sequence[Event], left_out: int, origin: float) ->
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return page.from_string(template).render(
         title=title,
+        facts=facts,
+        failures=[event for event in events if event.outcome not in _FINE],
+        fine=_FINE,
         axis=axis,
         rows=list(_rows(events, axis)),
         lane=LANE,
@@ -98,6 +106,7 @@ def render(title: str, events: Sequence[Event], left_out: int, origin: float) ->
         look_ups=look_ups,
         round_trips=round_trips([event for event in requests if event.cause != "upload"]),
         left_out=left_out,
+        origin=origin,
     )
 
 

@@ -4,20 +4,22 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
+import anyio
 import pytest
 
+from s3cache import profile
 from s3cache.agent import segments
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs
 from s3cache.agent.segments import SegmentWriter
 from s3cache.cache import Cache
 from s3cache.compaction import FRAGMENTS, SEGMENTS, UNUSED_STARTS
-from s3cache.errors import Forbidden, Unreachable
+from s3cache.errors import Busy, Forbidden, Unreachable
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Result
 from s3cache.names import catalog_prefix, prelude_name
-from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
+from s3cache.prefetch import Progress, bring, open_profile, read_profile, worth_fetching
 from s3cache.prelude import PRELUDE_BYTES, useful_bytes
 from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
@@ -86,6 +88,12 @@ class Start:
     @property
     def prelude(self) -> str:
         return prelude_name(self.job.prefix)
+
+    async def end_without_compaction(self) -> None:
+        segment = self.job.next_segment(self.tier, {})
+        assert segment is not None
+        data = profile.encode(segment)
+        assert await self._store.create(profile.new_segment_name(self.job.prefix, data), data)
 
     def here(self) -> dict[str, bytes]:
         """Return the kernels that are on disk."""
@@ -216,18 +224,89 @@ async def test_a_start_needs_the_list_and_the_prelude_beside_it_and_nothing_else
     ]
 
 
-async def test_the_prelude_is_written_again_when_a_start_reads_twice_as_much(bucket: Bucket) -> None:
+async def test_a_fresh_machine_renews_a_prelude_that_has_half_of_what_it_might(bucket: Bucket) -> None:
     keys = list(KERNELS)
     first = await start(bucket, *keys[:4])
     written = bucket.memory.objects[first.prelude]
     await start(bucket, *keys[:7])
+    await start(bucket, *keys[:7])
     assert bucket.memory.objects[first.prelude] == written
+    await start(bucket, *keys[:14])
     await start(bucket, *keys[:14])
     assert bucket.memory.objects[first.prelude] != written
     machine = bucket.new_machine()
     await machine.warm()
     assert machine.here() == kernels(keys[:14])
     assert bucket.store.asked("GET") == [machine.prelude]
+
+
+async def test_a_fresh_machine_writes_a_prelude_that_is_absent(bucket: Bucket) -> None:
+    first = await start(bucket, *KERNELS)
+    written = bucket.memory.objects.pop(first.prelude)
+    await start(bucket)
+    assert bucket.memory.objects[first.prelude] == written
+
+
+async def test_a_prelude_whose_writer_was_cancelled_is_whole_or_renewed(bucket: Bucket) -> None:
+    machine = bucket.new_machine()
+    await machine.warm()
+    await machine.use(*KERNELS)
+    gate = bucket.store.close_put_gate("preludes/")
+    async with anyio.create_task_group() as group:
+        group.start_soon(machine.end)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+        gate.set()
+    await start(bucket)
+    fresh = bucket.new_machine()
+    await fresh.warm()
+    assert bucket.store.asked("GET") == [fresh.prelude]
+
+
+async def test_a_start_that_could_not_read_the_profile_leaves_the_prelude(bucket: Bucket) -> None:
+    first = await start(bucket, *list(KERNELS)[:30])
+    before = bucket.memory.objects[first.prelude]
+    machine = bucket.new_machine()
+    await machine.use("kernel-30")
+    await machine.end()
+    assert bucket.memory.objects[first.prelude] == before
+    assert len(bucket.segments()) == 2
+
+
+async def test_a_profile_that_cannot_be_read_again_is_not_extended_now(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "READ_SECONDS", 0.1)
+    machine = bucket.new_machine()
+    await machine.use("kernel-00")
+    for _ in range(100):
+        bucket.faulty.fail("list", Busy("slow down"))
+    await machine.end()
+    assert bucket.segments() == []
+    bucket.faulty.forgive()
+    await machine.end()
+    assert len(bucket.segments()) == 1
+
+
+async def test_what_is_learned_amid_a_compaction_is_not_replaced_by_it(bucket: Bucket) -> None:
+    for key in list(KERNELS)[: SEGMENTS - 1]:
+        await start(bucket, key)
+    machine, other = bucket.new_machine(), bucket.new_machine()
+    await machine.warm()
+    await machine.use("kernel-30")
+    await other.warm()
+    await other.use("kernel-31")
+    gate = bucket.store.close_put_gate("packs/")
+    async with anyio.create_task_group() as group:
+        group.start_soon(machine.end)
+        await anyio.wait_all_tasks_blocked()
+        await other.end_without_compaction()
+        machine.job.learn(await read_profile(machine.cache, bucket.store, machine.job.prefix))
+        gate.set()
+    fresh = bucket.new_machine()
+    await fresh.warm()
+    assert "kernel-31" in fresh.here()
+    assert "kernel-30" in fresh.here()
 
 
 async def test_who_may_not_replace_the_prelude_goes_on(bucket: Bucket) -> None:

@@ -1,6 +1,7 @@
 """The page of a trace: every event where it belongs, hostile names as text, nothing from elsewhere."""
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -60,15 +61,15 @@ class Page(HTMLParser):
         return [" ".join(text.split()) for _, text in self.all(tag)]
 
 
-def page(*events: Event, title: str = "train.py", left_out: int = 0) -> Page:
-    return Page(render(title, events, left_out, ORIGIN))
+def page(*events: Event, title: str = "train.py", facts: Sequence[str] = (), left_out: int = 0) -> Page:
+    return Page(render(title, facts, events, left_out, ORIGIN))
 
 
 def test_no_events_are_a_page_too() -> None:
     drawn = page()
     assert drawn.all("rect") == []
     assert drawn.texts("h1") == ["train.py"]
-    assert drawn.texts("text") == ["0.0 s", "Processes", "Prefetch", "Look-ups", "Requests"]
+    assert drawn.texts("text") == ["0.0 s", "Processes", "Hits", "Prefetch", "Look-ups", "Requests"]
 
 
 def test_bars_say_what_they_are() -> None:
@@ -145,7 +146,7 @@ def test_totals_stand_on_top() -> None:
     cells = drawn.texts("td")
     assert cells == ["2", "2.0 MB", "1", "0 Bytes", "1", "7 Bytes"]
     assert drawn.texts("p")[0] == (
-        "Round trips, one after another, at most: 2. "
+        "Requests of which each began when the one before had ended, uploads apart: 2 round trips. "
         "Look-ups that waited for the agent: 1, for 1.250 s in all."
     )
 
@@ -166,7 +167,7 @@ def test_hostile_names_are_text() -> None:
 
 
 def test_page_needs_nothing_else() -> None:
-    text = render("train.py", [event("GET", 0, 1)], 0, ORIGIN)
+    text = render("train.py", [], [event("GET", 0, 1)], 0, ORIGIN)
     assert re.findall(r"https?://[^\"]+", text) == ["http://www.w3.org/2000/svg"]
     assert not re.search(r"\b(src|href)=|@import|url\(", text)
 
@@ -174,3 +175,28 @@ def test_page_needs_nothing_else() -> None:
 def test_page_says_how_many_events_it_lacks() -> None:
     assert "17 events more" in " ".join(page(left_out=17).texts("p"))
     assert "events more" not in " ".join(page().texts("p"))
+
+
+def test_what_failed_is_red_and_in_a_table_and_what_was_absent_is_not() -> None:
+    drawn = page(
+        event("GET", 0, 1, "packs/gone", "prefetch", outcome="ObjectAbsent"),
+        event("LIST", 1, 2, HOSTILE, "prefetch", outcome="Forbidden"),
+        event("look-up", 2, 3, "key", outcome="absent"),
+        event("look-up", 3, 4, "key", outcome="unavailable"),
+    )
+    assert sorted(str(of["class"]) for of, _ in drawn.all("rect")) == [
+        "failed",
+        "failed",
+        "look-up",
+        "prefetch",
+    ]
+    assert drawn.texts("td")[-6:] == ["Forbidden", HOSTILE, "1.0 s", "unavailable", "key", "3.0 s"]
+
+
+def test_a_run_is_summed_up_in_words() -> None:
+    assert page(facts=["1 hit", HOSTILE]).texts("p")[:2] == ["1 hit", HOSTILE]
+
+
+def test_what_a_process_found_on_disk_has_a_row() -> None:
+    drawn = page(event("hit", 0, 1, "fx-graph key 0"))
+    assert [of["class"] for of, _ in drawn.all("rect")] == ["hit"]

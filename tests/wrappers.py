@@ -49,6 +49,10 @@ class FaultyStore(WrapperStore):
         """Let one call of a method raise `error`; with `reply_lost`, what it asked for is done."""
         self._faults.setdefault(method, deque()).append((error, reply_lost))
 
+    def forgive(self) -> None:
+        """Fail no more."""
+        self._faults.clear()
+
     async def get(self, name: str, part: range | None = None) -> bytes:
         return await self._call("get", lambda: self.inner.get(name, part))
 
@@ -75,18 +79,25 @@ class FaultyStore(WrapperStore):
 
 
 class RecordingStore(WrapperStore):
-    """Remembers what it was asked for, and holds every GET back while its gate is closed."""
+    """Remembers what it was asked for, and holds GETs or PUTs back while their gate is closed."""
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
         self.requests: list[str] = []
         self._gate = anyio.Event()
         self._gate.set()
+        self._put_gate = self._gate
+        self._held_prefix = ""
 
     def close_gate(self) -> anyio.Event:
         """Hold every GET from now on; setting the event lets them through."""
         self._gate = anyio.Event()
         return self._gate
+
+    def close_put_gate(self, prefix: str) -> anyio.Event:
+        """Hold every PUT of names that begin so from now on; setting the event lets them through."""
+        self._put_gate, self._held_prefix = anyio.Event(), prefix
+        return self._put_gate
 
     def asked(self, kind: str) -> list[str]:
         """Return the names of the requests of a kind: GET, PUT, LIST or DELETE."""
@@ -99,6 +110,8 @@ class RecordingStore(WrapperStore):
 
     async def create(self, name: str, data: bytes) -> bool:
         self.requests.append(f"PUT {name}")
+        if name.startswith(self._held_prefix):
+            await self._put_gate.wait()
         return await super().create(name, data)
 
     def list(self, prefix: str) -> AsyncIterator[str]:

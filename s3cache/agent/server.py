@@ -194,6 +194,8 @@ class Agent:
                 else:
                     counts.disk_hits += 1
                 run.ledger.seconds["read"] += seconds
+                now = time.monotonic()
+                run.ledger.keep(Event("hit", f"{namespace} {key} {slot}", now - seconds, now))
                 run.profile.add(namespace, key, slot, opened)
             case protocol.Use(namespace, key):
                 run.profile.use(self._tier, namespace, key)

@@ -110,10 +110,10 @@ def test_log_says_what_the_agent_did(machine: Machine, bucket: Bucket) -> None:
     put = 'cache.put("fx-graph", "key", {"graph": b"result"})'
     assert machine.run(put, S3CACHE_JOB="a-job").status == 0
     machine.wait_until_idle()
-    assert "0 entries of a-job, " in machine.log()
+    assert "0 entries of a-job; " in machine.log()
     assert machine.run("time.sleep(1)", S3CACHE_JOB="a-job").status == 0
     machine.wait_until_idle()
-    assert "1 entries of a-job, " in machine.log()
+    assert "1 entries of a-job; " in machine.log()
 
 
 def test_results_that_cannot_be_stored_do_not_keep_the_agent_and_the_log_says_why(machine: Machine) -> None:

@@ -125,6 +125,7 @@ FAILURES: dict[str, tuple[Failure, str]] = {
     "refused connection": (refused, "AWS_ENDPOINT_URL_S3"),
     "server that never answers": (never_answers, "AWS_ENDPOINT_URL_S3"),
     "server that fails": (answers(500, "InternalError"), "InternalError"),
+    "server that is no S3": (answers(404, "404"), "AWS_ENDPOINT_URL_S3"),
     "bucket one may only read": (
         variables(AWS_ACCESS_KEY_ID=READER[0], AWS_SECRET_ACCESS_KEY=READER[1]),
         "check the credentials and the bucket's policy",

@@ -33,6 +33,14 @@ def recorded(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) ->
     return place
 
 
+@pytest.fixture
+def loose(recorded: Bucket) -> Bucket:
+    """That place without a prelude: its pack comes by itself."""
+    for name in recorded.names("preludes/"):
+        recorded.delete(name)
+    return recorded
+
+
 @pytest.mark.parametrize("status", [0, 1, 7, 126, 127, 255])
 def test_exit_status_is_the_commands(machine: Machine, status: int) -> None:
     job = machine.s3cache("run", "--", "sh", "-c", f"exit {status}", S3CACHE_MODE="off")
@@ -245,9 +253,9 @@ def on_a_terminal(machine: Machine, *arguments: str, **variables: str | None) ->
     "command", [["run", "--job", "job", "--", "sleep", "2.5"], ["warm", "--job", "job"]]
 )
 def test_terminal_shows_how_far_a_long_prefetch_is(
-    new_machine: NewMachine, recorded: Bucket, command: list[str]
+    new_machine: NewMachine, loose: Bucket, command: list[str]
 ) -> None:
-    machine = new_machine(knows=recorded)
+    machine = new_machine(knows=loose)
     with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=1.5) as proxy:
         status, lines = on_a_terminal(machine, *command, AWS_ENDPOINT_URL_S3=proxy.endpoint)
         machine.wait_until_idle()
@@ -273,8 +281,8 @@ def test_terminal_shows_nothing_of_a_short_prefetch(
     assert line.startswith("s3cache: ")
 
 
-def test_command_that_ends_first_ends_the_bar(new_machine: NewMachine, recorded: Bucket) -> None:
-    machine = new_machine(knows=recorded)
+def test_command_that_ends_first_ends_the_bar(new_machine: NewMachine, loose: Bucket) -> None:
+    machine = new_machine(knows=loose)
     with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=6.0) as proxy:
         began = time.monotonic()
         command = ["run", "--job", "job", "--", "sh", "-c", "sleep 2; exit 3"]
@@ -286,8 +294,8 @@ def test_command_that_ends_first_ends_the_bar(new_machine: NewMachine, recorded:
     assert lines[-1].startswith("s3cache: 0 hits")
 
 
-def test_signals_are_passed_on_beside_the_bar(new_machine: NewMachine, recorded: Bucket) -> None:
-    machine = new_machine(knows=recorded)
+def test_signals_are_passed_on_beside_the_bar(new_machine: NewMachine, loose: Bucket) -> None:
+    machine = new_machine(knows=loose)
     script = machine.folder / "trap.sh"
     script.write_text("trap 'exit 7' TERM\nsleep 2\nkill -TERM $PPID\nsleep 1\nexit 1\n")
     with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=6.0) as proxy:
@@ -309,10 +317,8 @@ def test_terminal_shows_no_bar_without_an_agent(machine: Machine) -> None:
     assert all("the agent cannot be started" in line for line in lines[:-1])
 
 
-def test_elsewhere_the_last_line_says_what_was_prefetched(
-    new_machine: NewMachine, recorded: Bucket
-) -> None:
-    machine = new_machine(knows=recorded)
+def test_elsewhere_the_last_line_says_what_was_prefetched(new_machine: NewMachine, loose: Bucket) -> None:
+    machine = new_machine(knows=loose)
     with counting(machine.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=1.5) as proxy:
         command = ["run", "--job", "job", "--", "sleep", "3"]
         job = machine.s3cache(*command, AWS_ENDPOINT_URL_S3=proxy.endpoint)
@@ -334,10 +340,11 @@ def test_trace_shows_a_start(new_machine: NewMachine, recorded: Bucket) -> None:
     found = bars((machine.folder / "start.html").read_text())
     requests = [bar for bar in found if bar[1].split()[0] in ("GET", "LIST")]
     # From the first one on: the agent was started for this run.
-    assert requests[0][1].startswith("LIST profiles/job/")
+    assert sorted(title.split("/")[0] for _, title in requests[:2]) == ["GET preludes", "LIST profiles"]
     assert {drawn_as for drawn_as, title in requests if "absent" not in title} == {"prefetch"}
     assert [drawn_as for drawn_as, title in requests if "ObjectAbsent" in title] == ["look-up"]
-    assert any("packs/" in title and "bytes=0-" in title and "300." in title for _, title in requests)
+    assert any("preludes/" in title and "bytes=0-" in title and "300." in title for _, title in requests)
+    assert {title.split()[1] for drawn_as, title in found if drawn_as == "hit"} == {"fx-graph"}
     last_look_up = [title for _, title in found if title.startswith("look-up ")][-1]
     assert re.fullmatch(r"look-up fx-graph absent 0 \d+\.\d ms absent", last_look_up)
     assert [title.split()[1] for _, title in found if title.startswith("prefetch ")] == [
@@ -414,3 +421,29 @@ def test_interrupt_from_a_terminal_reaches_the_command_once(machine: Machine) ->
     command = [*machine.command_line(), "run", "--", machine.python, str(script)]
     job = machine.run_command([sys.executable, str(terminal), *command], S3CACHE_MODE="off")
     assert job[:3] == (0, "b'1' 0\n", "")
+
+
+def test_warm_says_that_there_is_no_such_profile(new_machine: NewMachine, recorded: Bucket) -> None:
+    job = new_machine(knows=recorded).s3cache("warm", "--job", "jbo")
+    assert job.status == 0
+    assert "has no profile of jbo yet" in job.stdout
+
+
+def test_warm_fetches_nothing_when_the_cache_is_off(new_machine: NewMachine, recorded: Bucket) -> None:
+    machine = new_machine(knows=recorded)
+    job = machine.s3cache("warm", "--job", "job", S3CACHE_MODE="off")
+    assert job[:2] == (0, "s3cache: off, by S3CACHE_MODE\n")
+    assert machine.frames() == []
+
+
+def test_a_command_whose_name_is_no_utf8_runs(machine: Machine) -> None:
+    script = machine.folder / os.fsdecode(b"caf\xe9.sh")
+    script.write_text("#!/bin/sh\necho ran\n")
+    script.chmod(0o700)
+    for job in (
+        machine.s3cache("run", "--", str(script)),
+        machine.s3cache("run", "--", "echo", "ran", S3CACHE_JOB=os.fsdecode(b"caf\xe9")),
+    ):
+        assert job[:2] == (0, "ran\n")
+        assert "Traceback" not in job.stderr
+    machine.wait_until_idle()
