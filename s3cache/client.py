@@ -15,7 +15,6 @@ from s3cache import names
 from s3cache.agent import protocol
 from s3cache.agent.address import agent_directory
 from s3cache.agent.connection import Connection
-from s3cache.digest import digest_of
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine, platform_tag
@@ -55,7 +54,6 @@ class Client:
         self._probe_at = 0.0
         self._warned = False
         self._pid = os.getpid()
-        self._puts: set[tuple[str, ...]] = set()
         self._hits: set[tuple[str, str, int]] = set()
 
     def variants(self, namespace: str, key: str, members: Collection[str] | None = None) -> Iterator[Entry]:
@@ -113,11 +111,7 @@ class Client:
             return
         started = time.perf_counter()
         try:
-            identity = (namespace, key, variant, *map(digest_of, members.values()))
-            if identity in self._puts:
-                return
-            self._puts.add(identity)
-            self._spool.add(
+            is_new = self._spool.add(
                 Put(
                     Result(
                         namespace=namespace,
@@ -134,6 +128,8 @@ class Client:
             )
         except S3CacheError as error:
             self._warn(f"a result was not kept: {error}")
+            return
+        if not is_new:
             return
         self._agent.say(protocol.Spooled())
         self.start()

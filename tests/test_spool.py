@@ -72,6 +72,13 @@ def test_the_oldest_comes_first(spool: Spool) -> None:
     assert numbers_in(spool) == list(range(12))
 
 
+def test_what_was_added_before_is_not_added_again(spool: Spool) -> None:
+    assert spool.add(put_of(1))
+    assert not spool.add(put_of(1))
+    assert spool.add(put_of(2))
+    assert len(spool.pending()) == 2
+
+
 def test_what_is_discarded_is_gone_and_may_be_discarded_again(spool: Spool) -> None:
     spool.add(put_of(1))
     (path,) = spool.pending()
@@ -161,7 +168,7 @@ def test_a_write_that_fails_is_said_and_leaves_nothing(
     def fail(*_: object) -> NoReturn:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr("s3cache.spool.os.rename", fail)
     with pytest.raises(error) as raised:
         spool.add(put_of(1))
     assert type(raised.value) is error
