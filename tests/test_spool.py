@@ -93,7 +93,7 @@ def test_it_never_holds_more_than_its_limit(spool: Spool, folder: Path) -> None:
     assert 90_000 < held(folder) <= 100_000
     assert len(numbers_in(spool)) == added
     with pytest.raises(DiskFull, match="wait"):
-        spool.add(put_of(0))
+        spool.add(put_of(1000))
 
 
 def test_the_limit_is_kept_to_the_byte(folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_limit_holds_while_another_process_discards(spool: Spool, folder: Pa
     # A file that is listed and then gone.
     (folder / "0.put").symlink_to(folder / "gone")
     with pytest.raises(DiskFull):
-        spool.add(put_of(0))
+        spool.add(put_of(1000))
 
 
 @pytest.mark.parametrize("position", [0, 31, 32, -1])
