@@ -5,7 +5,7 @@ packs/<digest>/<offset>                one frame of a pack, in the disk tier
 manifests/<namespace>/<key>/<slot>
 claims/<namespace>/<key>               somebody is storing this, and what follows
 profiles/<job>/<platform>/<segment>
-preludes/<job>/<platform>             what a start reads first of a profile
+preludes/<job>/<platform>              what a start reads first of a profile
 catalogs/<job>/<platform>/<segment>    the segment's catalog, in the disk tier
 """
 

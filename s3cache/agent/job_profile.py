@@ -66,10 +66,9 @@ class JobProfile:
         """Return namespace and key, in the order of use, of what it has in namespaces that begin so."""
         found: dict[tuple[str, str], None] = {}
         for known in reversed(self._catalogs.values()):
-            with suppress(Corrupt):
-                for reference in known.references():
-                    if reference.manifest.namespace.startswith(namespace_prefix):
-                        found[reference.manifest.namespace, reference.manifest.key] = None
+            for reference in known.references():
+                if reference.manifest.namespace.startswith(namespace_prefix):
+                    found[reference.manifest.namespace, reference.manifest.key] = None
         return list(found)
 
     @property
