@@ -29,9 +29,8 @@ from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Member, Place, Result
 from s3cache.pack import Pack, PackFrame
 from s3cache.profile import Segment
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
-from tests.wrappers import FaultyStore, RecordingStore
+from tests.wrappers import WatchedBucket
 
 pytestmark = pytest.mark.anyio
 
@@ -50,28 +49,15 @@ ON_DEMAND = frozenset({"b.so"})
 Call = Callable[[], Coroutine[Any, Any, object]]
 
 
-class Bucket:
-    """A bucket in memory that remembers its requests and fails on demand, and fresh machines."""
-
-    def __init__(self, folder: Path) -> None:
-        self.memory = MemoryStore()
-        self.faulty = FaultyStore(self.memory)
-        self.store = RecordingStore(self.faulty)
-        self._folder = folder
-        self._machines = 0
-
-    @property
-    def objects(self) -> dict[str, bytes]:
-        return self.memory.objects
+class Bucket(WatchedBucket):
+    """A bucket, and fresh machines."""
 
     def new_machine(self, limit: int = 64 << 20, **facts: str) -> Cache:
         """Return the cache of a machine that has nothing yet."""
-        self._machines += 1
         machine = Machine()
         for name, value in facts.items():
             machine.learn(name, lambda value=value: value)  # type: ignore[misc]
-        self.store.requests.clear()
-        return Cache(self.store, DiskTier(self._folder / str(self._machines), limit), machine)
+        return Cache(self.store, self.new_tier(limit), machine)
 
     def tier_of_last_machine(self) -> DiskTier:
         return DiskTier(self._folder / str(self._machines), 64 << 20)

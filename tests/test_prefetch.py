@@ -24,10 +24,9 @@ from s3cache.prefetch import Progress, bring, open_profile, ranges, read_profile
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
-from s3cache.stores.memory import MemoryStore
 from s3cache.stores.wrapper import WrapperStore
 from s3cache.tier import DiskTier
-from tests.wrappers import FaultyStore, RecordingStore
+from tests.wrappers import WatchedBucket
 
 pytestmark = pytest.mark.anyio
 
@@ -35,24 +34,12 @@ PREFIX = "profiles/job/linux-x86_64/"
 ROOM = 1 << 30
 
 
-class Bucket:
-    """A bucket in memory that remembers its requests and fails on demand, and fresh machines."""
-
-    def __init__(self, folder: Path) -> None:
-        self.memory = MemoryStore()
-        self.faulty = FaultyStore(self.memory)
-        self.store = RecordingStore(self.faulty)
-        self._folder = folder
-
-    @property
-    def objects(self) -> dict[str, bytes]:
-        return self.memory.objects
+class Bucket(WatchedBucket):
+    """A bucket, what may lie there, and fresh machines."""
 
     def new_machine(self, store: ObjectStore | None = None) -> tuple[Cache, DiskTier]:
         """Return the cache and the disk of a machine that has nothing yet."""
-        self.store.requests.clear()
-        self._folder /= "next"
-        tier = DiskTier(self._folder, 256 << 20)
+        tier = self.new_tier(256 << 20)
         return Cache(store or self.store, tier, Machine()), tier
 
     def add_pack(self, seed: int, frames: int = 1) -> Pack:

@@ -21,9 +21,8 @@ from s3cache.manifest import Result
 from s3cache.names import catalog_prefix, prelude_name
 from s3cache.prefetch import Progress, bring, open_profile, read_profile, worth_fetching
 from s3cache.prelude import PRELUDE_BYTES, useful_bytes
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
-from tests.wrappers import FaultyStore, RecordingStore
+from tests.wrappers import RecordingStore, WatchedBucket
 
 pytestmark = pytest.mark.anyio
 
@@ -32,20 +31,11 @@ NOISE = random.Random(1)
 KERNELS = {f"kernel-{number:02}": NOISE.randbytes(10_000) for number in range(40)}
 
 
-class Bucket:
-    """A bucket in memory, and machines that start one job there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.memory = MemoryStore()
-        self.faulty = FaultyStore(self.memory)
-        self.store = RecordingStore(self.faulty)
-        self._folder = folder
-        self._machines = 0
+class Bucket(WatchedBucket):
+    """A bucket, and machines that start one job there."""
 
     def new_machine(self) -> "Start":
-        self._machines += 1
-        self.store.requests.clear()
-        return Start(self.store, DiskTier(self._folder / str(self._machines), ROOM))
+        return Start(self.store, self.new_tier(ROOM))
 
     def segments(self) -> list[str]:
         return [name for name in sorted(self.memory.objects) if name.startswith("profiles/")]

@@ -2,13 +2,16 @@
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
 from s3cache.errors import StoreError
 from s3cache.stores.base import ObjectStore
+from s3cache.stores.memory import MemoryStore
 from s3cache.stores.wrapper import WrapperStore
+from s3cache.tier import DiskTier
 
 T = TypeVar("T")
 
@@ -121,3 +124,24 @@ class RecordingStore(WrapperStore):
     async def delete(self, name: str) -> None:
         self.requests.append(f"DELETE {name}")
         await super().delete(name)
+
+
+class WatchedBucket:
+    """A bucket in memory that remembers its requests and fails on demand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.memory = MemoryStore()
+        self.faulty = FaultyStore(self.memory)
+        self.store = RecordingStore(self.faulty)
+        self._folder = folder
+        self._machines = 0
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        return self.memory.objects
+
+    def new_tier(self, limit: int) -> DiskTier:
+        """Return the disk of a machine that has nothing yet; requests are counted anew."""
+        self._machines += 1
+        self.store.requests.clear()
+        return DiskTier(self._folder / str(self._machines), limit)
