@@ -211,7 +211,7 @@ async def _fill(lab: Lab, url: str, items: Sequence[Item]) -> Fill:
 
 
 def _look_up(tier: DiskTier, items: Sequence[Item]) -> Iterator[Entry]:
-    entries = LocalEntries(tier, names.catalog_prefix(JOB, platform_tag()))
+    entries = LocalEntries(tier, names.catalog_prefixes(JOB, platform_tag()))
     for item in items:
         manifest = entries.manifest(NAMESPACE, item.key, 0)
         entry = entries.entry(manifest, 0) if manifest else None

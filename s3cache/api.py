@@ -11,7 +11,7 @@ from s3cache.cache import Cache
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry
-from s3cache.names import catalog_prefix
+from s3cache.names import catalog_prefixes
 from s3cache.settings import Mode, Settings
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
@@ -44,7 +44,7 @@ def open_sync(url: str | None = None) -> Iterator["SyncCache"]:
     settings = _settings(url)
     tier = DiskTier(settings.tier_directory, settings.disk_limit)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(open(url)) as cache:
-        yield SyncCache(cache, portal, LocalEntries(tier, catalog_prefix(settings.job, platform_tag())))
+        yield SyncCache(cache, portal, LocalEntries(tier, catalog_prefixes(settings.job, platform_tag())))
 
 
 class SyncCache:

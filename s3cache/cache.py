@@ -335,7 +335,9 @@ class Cache:
                 return None, slot
             except Corrupt:
                 continue
-            if self._is_whole(present, slot) and present.is_same_variant(variant, result.requires):
+            if present.stands_for(variant, result.requires, result.members) and self._is_whole(
+                present, slot
+            ):
                 return slot, slot
         return None, manifests.MAX_SLOTS
 
@@ -354,7 +356,9 @@ class Cache:
             present = present or await self._present(manifest, slot)
             if (
                 present
-                and present.is_same_variant(manifest.variant, manifest.requires)
+                and present.stands_for(
+                    manifest.variant, manifest.requires, (m.name for m in manifest.members)
+                )
                 and self._is_whole(present, slot)
             ):
                 return slot

@@ -44,8 +44,7 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
-        catalogs = names.catalog_prefix(settings.job, platform_tag())
-        self._entries = LocalEntries(self._tier, catalogs)
+        self._entries = LocalEntries(self._tier, names.catalog_prefixes(settings.job, platform_tag()))
         self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS

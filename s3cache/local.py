@@ -2,8 +2,9 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 
 from s3cache import frame, names
 from s3cache import manifest as manifests
@@ -21,12 +22,13 @@ GROWN_BYTES = 16 << 20
 class LocalEntries:
     """What the disk tier has of a job's results.
 
-    A manifest lies there by itself, or in a catalog of the job's profile, which came in one piece.
+    A manifest lies there by itself, or in a catalog of a profile, which came in one piece: the names of
+    catalogs begin with one of `prefixes`.
     """
 
-    def __init__(self, tier: DiskTier, catalogs: str) -> None:
+    def __init__(self, tier: DiskTier, prefixes: Sequence[str]) -> None:
         self._tier = tier
-        self._prefix = catalogs
+        self._prefixes = prefixes
         self._catalogs: dict[str, Catalog] = {}
         self._grown: OrderedDict[str, bytes] = OrderedDict()
         self.look_again()
@@ -67,7 +69,7 @@ class LocalEntries:
         """Take notice of catalogs that came, or went, since."""
         catalogs: dict[str, Catalog] = {}
         # The newest first: what it says of where a result lies is what holds now.
-        for name in reversed(self._tier.names(self._prefix)):
+        for name in chain(*(reversed(self._tier.names(prefix)) for prefix in self._prefixes)):
             if name in self._catalogs:
                 catalogs[name] = self._catalogs[name]
             elif (data := self._tier.read(name)) is not None:

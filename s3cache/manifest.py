@@ -1,6 +1,6 @@
 """Manifests: what one compiler result consists of, where its bytes lie, what it requires. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -71,9 +71,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     components: list[str] = []
     writer: dict[str, str] = {}
 
-    def is_same_variant(self, variant: str, requires: Mapping[str, str]) -> bool:
-        """Return whether it is of these guards and for these machines."""
-        return (self.variant, self.requires) == (variant, requires)
+    def stands_for(self, variant: str, requires: Mapping[str, str], members: Iterable[str]) -> bool:
+        """Return whether it is of these guards, for these machines, and has these members at least."""
+        has = {member.name for member in self.members}
+        return (self.variant, self.requires) == (variant, requires) and has.issuperset(members)
 
     def wanted(self, members: Collection[str] | None) -> list[Member]:
         """Return the members of these names; without names, those that are not on demand."""

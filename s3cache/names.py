@@ -14,6 +14,8 @@ import re
 from s3cache.digest import digest_of
 from s3cache.errors import InvalidName
 
+KERNELS_JOB = "kernels"
+"""The job in whose profile kernels are that were compiled ahead, for all jobs."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
@@ -57,9 +59,12 @@ def manifest_name(namespace: str, key: str, slot: int) -> str:
     return f"manifests/{namespace}/{component(key)}/{slot}"
 
 
-def catalog_prefix(job: str, platform: str) -> str:
-    """Return what the names of a job's catalogs, in the disk tier, begin with."""
-    return f"catalogs/{component(job)}/{platform}/"
+def catalog_prefixes(job: str, platform: str) -> tuple[str, ...]:
+    """Return what the names of catalogs begin with, in the disk tier, that a job looks into.
+
+    Its own come first, then those of the kernels that were compiled ahead.
+    """
+    return tuple(f"catalogs/{component(each)}/{platform}/" for each in dict.fromkeys((job, KERNELS_JOB)))
 
 
 def claim_name(namespace: str, key: str) -> str:

@@ -49,6 +49,7 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
         with anyio.move_on_after(settings.deadline_seconds):
             read, prelude = await open_profile(cache, bucket, prefix)
             segments = live(read)
+            cache.drop_catalogs(prefix, but=segments)
             frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
             await bring(cache, frames, progress, prelude.frames if prelude else None)
     if segments is None:

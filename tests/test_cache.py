@@ -36,14 +36,14 @@ pytestmark = pytest.mark.anyio
 
 SMALL = {"a.json": b"{}", "b.bin": b"\0" * 100}
 OTHER = {"a.json": b"[]", "b.bin": b"\1" * 100}
-LARGE = {"a.so": random.Random(1).randbytes(100_000), "b.so": random.Random(2).randbytes(10_000)}
-LARGE_OTHER = {"a.so": random.Random(3).randbytes(100_000)}
+LARGE = {"a.json": random.Random(1).randbytes(100_000), "b.bin": random.Random(2).randbytes(10_000)}
+LARGE_OTHER = {"a.json": random.Random(3).randbytes(100_000)}
 SLOTS = [names.manifest_name("ns", "key", slot) for slot in range(4)]
 LARGE_PACK = pack.build([Result("ns", "key", LARGE)], {})
 PACK = names.pack_name(LARGE_PACK.digest)
 FRAME = names.frame_name(LARGE_PACK.digest, 0)
 FRAME_REQUEST = f"GET {PACK} 0-{len(LARGE_PACK.data)}"
-ON_DEMAND = frozenset({"b.so"})
+ON_DEMAND = frozenset({"b.bin"})
 
 
 Call = Callable[[], Coroutine[Any, Any, object]]
@@ -85,7 +85,7 @@ def request_of_run(frames: list[PackFrame]) -> str:
 
 def large(number: int) -> dict[str, bytes]:
     """Return members that do not lie in a manifest."""
-    return {"a.so": random.Random(1000 + number).randbytes(10_000)}
+    return {"a.json": random.Random(1000 + number).randbytes(10_000)}
 
 
 async def put_neighbours(bucket: Bucket) -> Pack:
@@ -203,11 +203,11 @@ async def test_every_distinct_value_of_what_is_united_is_kept(bucket: Bucket) ->
 async def test_members_on_demand_come_to_who_names_them(bucket: Bucket) -> None:
     await bucket.new_machine().put("ns", "key", LARGE, on_demand=ON_DEMAND)
     cache = bucket.new_machine()
-    assert found(await cache.get("ns", "key")) == {"a.so": LARGE["a.so"]}
-    assert found(await cache.get("ns", "key", ["b.so"])) == {"b.so": LARGE["b.so"]}
-    assert found(await cache.get("ns", "key", ["b.so", "a.so", "absent"])) == LARGE
-    assert [entry.members async for entry in cache.variants("ns", "key", ["b.so"])] == [
-        {"b.so": LARGE["b.so"]}
+    assert found(await cache.get("ns", "key")) == {"a.json": LARGE["a.json"]}
+    assert found(await cache.get("ns", "key", ["b.bin"])) == {"b.bin": LARGE["b.bin"]}
+    assert found(await cache.get("ns", "key", ["b.bin", "a.json", "absent"])) == LARGE
+    assert [entry.members async for entry in cache.variants("ns", "key", ["b.bin"])] == [
+        {"b.bin": LARGE["b.bin"]}
     ]
 
 
@@ -262,10 +262,10 @@ async def test_frames_of_members_on_demand_are_fetched_only_when_they_are_named(
     cache = bucket.new_machine()
     await cache.get("ns", "key")
     assert bucket.store.requests == [f"GET {SLOTS[0]}", request_of(first)]
-    await cache.get("ns", "key", ["b.so"])
+    await cache.get("ns", "key", ["b.bin"])
     assert bucket.store.requests[2:] == [request_of(second)]
     another = bucket.new_machine()
-    await another.get("ns", "key", ["b.so"])
+    await another.get("ns", "key", ["b.bin"])
     assert bucket.store.requests == [f"GET {SLOTS[0]}", request_of(second)]
 
 
@@ -424,7 +424,9 @@ async def test_nothing_is_overwritten_or_deleted(bucket: Bucket) -> None:
             stored = dict(bucket.objects)
 
 
-@pytest.mark.parametrize(("first", "second"), [(SMALL, OTHER), (LARGE, LARGE_OTHER), (LARGE, SMALL)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(SMALL, OTHER), (LARGE, LARGE_OTHER), (LARGE, dict.fromkeys(LARGE, b""))]
+)
 async def test_of_two_results_for_one_variant_the_first_stays(
     bucket: Bucket, first: dict[str, bytes], second: dict[str, bytes]
 ) -> None:
@@ -433,6 +435,13 @@ async def test_of_two_results_for_one_variant_the_first_stays(
     assert await bucket.new_machine().put("ns", "key", second) == 0
     assert bucket.objects == before
     assert found(await bucket.new_machine().get("ns", "key")) == first
+
+
+async def test_a_result_with_a_member_that_the_first_lacks_goes_into_the_next_slot(bucket: Bucket) -> None:
+    part = dict(list(LARGE.items())[:1])
+    assert await bucket.new_machine().put("ns", "key", part) == 0
+    assert await bucket.new_machine().put("ns", "key", LARGE) == 1
+    assert await bucket.new_machine().put("ns", "key", part) == 0
 
 
 async def test_another_variant_goes_into_the_next_slot(bucket: Bucket) -> None:
@@ -847,7 +856,7 @@ async def test_fill_brings_what_is_on_demand_only_when_it_is_named(bucket: Bucke
     first, second = there.frames
     await cache.fill(there, 0)
     assert bucket.tier_of_last_machine().names() == [SLOTS[0], first.name]
-    await cache.fill(there, 0, ["b.so"])
+    await cache.fill(there, 0, ["b.bin"])
     assert set(bucket.tier_of_last_machine().names()) == {SLOTS[0], first.name, second.name}
 
 

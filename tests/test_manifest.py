@@ -164,10 +164,13 @@ def test_a_manifest_is_of_the_variant_of_its_result() -> None:
 
 def test_the_same_variant_has_the_same_requirements() -> None:
     built = inline(Result("ns", "key", {}, "v", {"isa": "avx2"}))
-    assert built.is_same_variant("v", {"isa": "avx2"})
-    assert not built.is_same_variant("w", {"isa": "avx2"})
-    assert not built.is_same_variant("v", {"isa": "avx512"})
-    assert not built.is_same_variant("v", {})
+    members = [member.name for member in built.members]
+    assert built.stands_for("v", {"isa": "avx2"}, members)
+    assert built.stands_for("v", {"isa": "avx2"}, [])
+    assert not built.stands_for("v", {"isa": "avx2"}, [*members, "another"])
+    assert not built.stands_for("w", {"isa": "avx2"}, members)
+    assert not built.stands_for("v", {"isa": "avx512"}, members)
+    assert not built.stands_for("v", {}, members)
 
 
 # What may not be.

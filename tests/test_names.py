@@ -111,7 +111,7 @@ def test_frames_of_all_packs_have_names_of_their_own_below_their_packs() -> None
 @given(st.text())
 def test_the_catalog_of_a_segment_lies_among_the_catalogs_of_its_job(job: str) -> None:
     segment = f"{names.profile_prefix(job, 'linux-x86_64')}1795446925852-e0b5ac09"
-    prefix = names.catalog_prefix(job, "linux-x86_64")
+    prefix, *_ = names.catalog_prefixes(job, "linux-x86_64")
     assert names.catalog_name(segment) == f"{prefix}1795446925852-e0b5ac09"
     assert PurePosixPath(prefix).parts[0] == "catalogs"
     assert prefix.count("/") == 3

@@ -178,7 +178,7 @@ async def test_what_the_profile_names_is_found_on_the_disk(bucket: Bucket) -> No
     cache, tier = bucket.new_machine()
     segments = await read_profile(cache, bucket.store, PREFIX)
     await bring(cache, worth_fetching(segments.values(), Machine(), (), ROOM), Progress())
-    found = LocalEntries(tier, names.catalog_prefix("job", "linux-x86_64"))
+    found = LocalEntries(tier, names.catalog_prefixes("job", "linux-x86_64"))
     for number, built in enumerate(made.manifests):
         assert found.manifest(f"ns{number}", "1", 0) == built
         entry = found.entry(built, 0)

@@ -18,7 +18,7 @@ from s3cache.errors import Busy, Forbidden, Unreachable
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Result
-from s3cache.names import catalog_prefix, prelude_name
+from s3cache.names import catalog_prefixes, prelude_name
 from s3cache.prefetch import Progress, bring, open_profile, read_profile, worth_fetching
 from s3cache.prelude import PRELUDE_BYTES, useful_bytes
 from s3cache.tier import DiskTier
@@ -87,7 +87,7 @@ class Start:
 
     def here(self) -> dict[str, bytes]:
         """Return the kernels that are on disk."""
-        entries = LocalEntries(self.tier, catalog_prefix("job", self.job.platform))
+        entries = LocalEntries(self.tier, catalog_prefixes("job", self.job.platform))
         found: dict[str, bytes] = {}
         for key in KERNELS:
             manifest = entries.manifest("triton", key, 0)

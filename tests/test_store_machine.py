@@ -203,7 +203,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert slot is not None
             key = (result.namespace, result.key)
             there = self.manifest(key, slot)
-            assert there.is_same_variant(manifest.variant_of(result), result.requires)
+            assert there.stands_for(manifest.variant_of(result), result.requires, result.members)
             if slot not in self.stored.setdefault(key, {}):
                 # Of two results for one variant in one batch, either may be first.
                 self.stored[key][slot] = next(

@@ -2,17 +2,26 @@
 
 from collections.abc import Collection, Mapping, Set
 from contextlib import suppress
+from typing import NamedTuple
 
 import anyio
 
 from s3cache import catalog, names, profile
-from s3cache import manifest as manifests
 from s3cache.catalog import Catalog, Reference
 from s3cache.errors import Corrupt
-from s3cache.manifest import Manifest
+from s3cache.local import LocalEntries
 from s3cache.prefetch import Progress
 from s3cache.profile import Segment
 from s3cache.tier import DiskTier
+
+
+class _Use(NamedTuple):
+    """A slot that a start used, and the members on demand that it asked for."""
+
+    namespace: str
+    key: str
+    slot: int
+    opened: set[str]
 
 
 class JobProfile:
@@ -37,7 +46,7 @@ class JobProfile:
         self._used: set[bytes] = set()
         self._has_voted = False
         self._listed: set[str] = set()
-        self._new: dict[str, tuple[int, set[str]]] = {}
+        self._new: dict[str, _Use] = {}
 
     def learn(self, segments: Mapping[str, Segment]) -> None:
         """Take over segments that are in the bucket."""
@@ -45,8 +54,8 @@ class JobProfile:
         self.segments = profile.live({**self.segments, **segments})
         # The newest first: what it says of where a result lies is what holds now.
         self._catalogs = {name: Catalog(self.segments[name].catalog) for name in reversed(self.segments)}
-        for name, (_, opened) in list(self._new.items()):
-            if (known := self.find(name)) and opened <= set(known.opened):
+        for name, use in list(self._new.items()):
+            if (known := self.find(name)) and use.opened <= set(known.opened):
                 del self._new[name]
 
     def __len__(self) -> int:
@@ -85,7 +94,7 @@ class JobProfile:
         self._used.add(digest)
         known = self.find(name)
         if known is None or not set(opened) <= set(known.opened):
-            self._new.setdefault(name, (slot, set()))[1].update(opened)
+            self._new.setdefault(name, _Use(namespace, key, slot, set())).opened.update(opened)
 
     def use(self, tier: DiskTier, namespace: str, key: str) -> None:
         """Note that a start used a key that it had already: all its slots that are known here."""
@@ -96,10 +105,13 @@ class JobProfile:
 
     def next_segment(self, tier: DiskTier, writer: dict[str, str]) -> Segment | None:
         """Return the next segment, or None when nothing is new. `learn` it once stored."""
+        if not self._new:
+            return None
         references: list[Reference] = []
-        for name, (slot, opened) in self._new.items():
+        entries = LocalEntries(tier, names.catalog_prefixes(self.job, self.platform))
+        for name, (namespace, key, slot, opened) in self._new.items():
             known = self.find(name)
-            manifest = known.manifest if known else _manifest(tier, name)
+            manifest = known.manifest if known else entries.manifest(namespace, key, slot)
             # What is not on disk any more is not new to the next start that uses it, either.
             if manifest is not None:
                 opened_ever = opened.union(known.opened if known else ())
@@ -134,12 +146,4 @@ class JobProfile:
             with suppress(Corrupt):
                 if reference := known.find(name):
                     return segment, reference
-        return None
-
-
-def _manifest(tier: DiskTier, name: str) -> Manifest | None:
-    data = tier.read(name)
-    try:
-        return manifests.decode(data) if data is not None else None
-    except Corrupt:
         return None

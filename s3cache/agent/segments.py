@@ -102,7 +102,7 @@ class SegmentWriter:
 
     async def _pack_anew(self, job: JobProfile, plan: Plan) -> tuple[list[Reference], list[PackFrame]]:
         """Return the plan's references, and the frames of a pack that was stored, in which some lie."""
-        entries = LocalEntries(self._tier, names.catalog_prefix(job.job, job.platform))
+        entries = LocalEntries(self._tier, names.catalog_prefixes(job.job, job.platform))
         results: dict[int, Result] = {}
         size = 0
         for number, reference in enumerate(plan.references):
