@@ -15,21 +15,25 @@ from types import ModuleType
 logger = logging.getLogger(__name__)
 
 _ADAPTERS = {
-    "saved_graphs": "torch.compiler._cache",
-    "graphs": "torch._inductor.codecache",
-    "aot_autograd": "torch._functorch._aot_autograd.autograd_cache",
-    "cpp_libraries": "torch._inductor.codecache",
-    "cpp_compilers": "torch._inductor.cpp_builder",
-    "cpp_isa": "torch._inductor.cpu_vec_isa",
-    "autotune": "torch._inductor.runtime.autotune_cache",
-    "static_autotuners": "torch._inductor.triton_bundler",
-    "gemm_timings": "torch._inductor.codecache",
-    "remote_caches": "torch._inductor.remote_cache",
-    "pgo": "torch._dynamo.pgo",
-    "precompile": "torch._dynamo.package",
-    "custom_artifacts": "torch.compiler._cache",
+    "pytorch.saved_graphs": "torch.compiler._cache",
+    "pytorch.graphs": "torch._inductor.codecache",
+    "pytorch.aot_autograd": "torch._functorch._aot_autograd.autograd_cache",
+    "pytorch.cpp_libraries": "torch._inductor.codecache",
+    "pytorch.cpp_compilers": "torch._inductor.cpp_builder",
+    "pytorch.cpp_isa": "torch._inductor.cpu_vec_isa",
+    "pytorch.autotune": "torch._inductor.runtime.autotune_cache",
+    "pytorch.static_autotuners": "torch._inductor.triton_bundler",
+    "pytorch.gemm_timings": "torch._inductor.codecache",
+    "pytorch.remote_caches": "torch._inductor.remote_cache",
+    "pytorch.pgo": "torch._dynamo.pgo",
+    "pytorch.precompile": "torch._dynamo.package",
+    "pytorch.custom_artifacts": "torch.compiler._cache",
+    "pytorch.bundled_kernels": "torch._inductor.runtime.triton_heuristics",
+    "triton.selection": "triton.runtime.cache",
+    "triton.platforms": "triton.runtime.build",
+    "triton.texts": "triton.compiler.compiler",
 }
-"""Each mechanism, one module in s3cache.integration.pytorch, and the module of PyTorch it hooks."""
+"""Each mechanism, one module in s3cache.integration, and the module of PyTorch or Triton it hooks."""
 
 
 def register() -> None:
@@ -64,15 +68,14 @@ def _install(adapter: str, module: ModuleType) -> None:
     from s3cache.integration.hooks import HookMissing
 
     try:
-        install: Callable[[ModuleType], None] = import_module(
-            f"s3cache.integration.pytorch.{adapter}"
-        ).install
+        install: Callable[[ModuleType], None] = import_module(f"s3cache.integration.{adapter}").install
         install(module)
     except HookMissing as error:
         logger.warning(
-            "%s is not in torch %s: %s stays off, the job goes on without it",
+            "%s is not in %s %s: %s stays off, the job goes on without it",
             error,
-            version("torch"),
+            adapter.partition(".")[0].replace("pytorch", "torch"),
+            version(module.__name__.partition(".")[0]),
             adapter,
         )
     except Exception as error:

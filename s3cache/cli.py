@@ -7,22 +7,44 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
+import msgspec
 
 from s3cache.agent import protocol
 from s3cache.agent.address import TRACE_VARIABLE
 from s3cache.errors import S3CacheError
+from s3cache.names import KERNELS_JOB
 from s3cache.settings import Mode, Settings, job_of
 from s3cache.terminal import bar, size
 
+TRITON_CACHE_MANAGER = "s3cache.integration.triton.cache_manager:S3CacheManager"
+"""For what uses Triton without torch, which would tell us."""
 FLUSH_SECONDS = 10.0
 """How long `run` waits, after the command ended, for results that are not stored yet."""
 
 
-@click.group()
+class _Commands(click.Group):
+    """The commands, of which those of other packages are imported when they are called."""
+
+    _ELSEWHERE: ClassVar[dict[str, str]] = {"kernels": "s3cache.kernels.cli"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), *self._ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name, or None."""
+        if cmd_name not in self._ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(self._ELSEWHERE[cmd_name]), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="torch-s3cache")
 def main() -> None:
     """Start jobs warm from an S3 bucket."""
@@ -57,6 +79,8 @@ def run(
     client = clients.current()
     if client:
         client.start()
+        if launcher.is_of_this_environment(command):
+            os.environ.setdefault("TRITON_CACHE_MANAGER", TRITON_CACHE_MANAGER)
     with bar(client.progress) if client else nullcontext():
         status = launcher.run(command)
     flushed = client.flush(FLUSH_SECONDS) if client else None
@@ -81,22 +105,30 @@ def run(
 @main.command()
 @click.option("--url", help="s3://bucket/prefix; S3CACHE_URL by default.")
 @click.option("--job", help="The job whose profile is fetched; S3CACHE_JOB by default.")
-def warm(url: str | None, job: str | None) -> None:
+@click.option("--kernels", is_flag=True, help="Fetch the kernels that were compiled ahead, too.")
+def warm(url: str | None, job: str | None, kernels: bool) -> None:
     """Fetch what a job used on its last starts into the disk tier, and end.
 
     Exits with 1 when the bucket cannot be read.
     """
-    from s3cache import warming
-    from s3cache.prefetch import Progress
-
     _set("S3CACHE_URL", url)
-    _set("S3CACHE_JOB", job)
-    if not os.environ.get("S3CACHE_JOB"):
-        raise click.UsageError("say whose profile to fetch: --job NAME, or S3CACHE_JOB")
+    named = job or os.environ.get("S3CACHE_JOB")
+    jobs = [name for name in (named, KERNELS_JOB if kernels else None) if name]
+    if not jobs:
+        raise click.UsageError("say whose profile to fetch: --job NAME, or S3CACHE_JOB, or --kernels")
+    _set("S3CACHE_JOB", jobs[0])
     settings = _settings()
     if settings.mode is Mode.OFF:
         click.echo("s3cache: off, by S3CACHE_MODE")
         return
+    for name in dict.fromkeys(jobs):
+        click.echo(_fetch(msgspec.structs.replace(settings, job=name)))
+
+
+def _fetch(settings: Settings) -> str:
+    from s3cache import warming
+    from s3cache.prefetch import Progress
+
     progress = Progress()
     try:
         with bar(lambda: progress):
@@ -107,7 +139,43 @@ def warm(url: str | None, job: str | None) -> None:
         here = f"{warmed.entries} entries of {settings.job} are here"
     else:
         here = f"{settings.url} has no profile of {settings.job} yet, so nothing was fetched"
-    click.echo(f"s3cache: {here}, {size(warmed.bytes_down)} down in {warmed.seconds:.1f} s")
+    return f"s3cache: {here}, {size(warmed.bytes_down)} down in {warmed.seconds:.1f} s"
+
+
+@main.command()
+@click.option("--url", help="s3://bucket/prefix; S3CACHE_URL by default.")
+@click.option("--member", help="Write this member, as ptx, to the standard output, and nothing else.")
+@click.argument("namespace")
+@click.argument("key")
+def show(url: str | None, member: str | None, namespace: str, key: str) -> None:
+    """Show what the bucket has under KEY in NAMESPACE, as triton or fx-graph.
+
+    Exits with 1 when there is nothing, or no such member.
+    """
+    from s3cache import showing
+
+    _set("S3CACHE_URL", url)
+    settings = _settings()
+    try:
+        found = showing.show(settings, namespace, key, member)
+    except S3CacheError as error:
+        raise click.ClickException(str(error)) from error
+    if not found:
+        raise click.ClickException(f"{settings.url} has nothing under {namespace} {key}")
+    if member:
+        contents = [shown.content for shown in found if shown.content is not None]
+        if not contents:
+            raise click.ClickException(f"{namespace} {key} has no member {member}")
+        sys.stdout.buffer.write(contents[0])
+        return
+    for shown in found:
+        requires = ", ".join(f"{name} {value}" for name, value in shown.manifest.requires.items())
+        fit = "" if shown.is_for_this_machine else ", which this machine does not have"
+        click.echo(f"slot {shown.slot}" + (f", for {requires}{fit}" if requires else ""))
+        for each in shown.manifest.members:
+            click.echo(
+                f"  {each.name:<12} {size(each.size):>9}" + ("  on demand" if each.on_demand else "")
+            )
 
 
 def summary(report: dict[str, Any], pending: int) -> str:

@@ -1,10 +1,15 @@
 """Running a command in this process's place: signals in, exit status out."""
 
+import importlib.util
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
+_SHEBANG_BYTES = 512
 _NOT_PASSED_ON = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGCONT}
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 _KERNEL = 0x80  # si_code of a signal that the terminal sent: the command, in this group, has it too
@@ -41,6 +46,24 @@ def run(command: Sequence[str]) -> int:
                 return code if code >= 0 else 128 - code
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_of_this_environment(command: Sequence[str]) -> bool:
+    """Return whether `command` is run by the Python that runs us, with Triton to import."""
+    program = shutil.which(command[0])
+    if program is None or importlib.util.find_spec("triton") is None:
+        return False
+    interpreter, ours = _interpreter(Path(program)), Path(sys.executable)
+    return (interpreter.parent, interpreter.resolve()) == (ours.parent, ours.resolve())
+
+
+def _interpreter(program: Path) -> Path:
+    """Return the program that runs a script, or itself when it is none."""
+    with suppress(OSError), program.open("rb") as file:
+        words = file.readline(_SHEBANG_BYTES).split()
+        if words and words[0].startswith(b"#!"):
+            return Path(os.fsdecode(words[0][2:]))
+    return program
 
 
 def _synchronous() -> set[signal.Signals]:

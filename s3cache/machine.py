@@ -81,6 +81,11 @@ def glibc() -> str:
         return ""
 
 
+def gpus() -> int:
+    """Return how many GPUs of NVIDIA this machine, or this container, has."""
+    return sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
+
+
 def platform_tag() -> str:
     """Return what the profiles of this kind of machine are filed under."""
     return f"{sys.platform}-{platform.machine()}"
@@ -139,4 +144,5 @@ def fingerprint() -> dict[str, str]:
         "python": platform.python_version(),
         "kernel": platform.release(),
         "cpu_flags": cpu_flags(),
+        "gpus": str(gpus()),
     }

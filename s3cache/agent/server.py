@@ -17,13 +17,15 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from s3cache import ledger, names
 from s3cache.agent import protocol
+from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs, Run, versions
 from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
 from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
 from s3cache.ledger import Event
-from s3cache.machine import Machine
+from s3cache.machine import Machine, gpus
+from s3cache.namespaces import Rule, rule_of
 from s3cache.prefetch import bring, open_profile, worth_fetching
 from s3cache.prelude import useful_bytes
 from s3cache.settings import Mode, Settings
@@ -97,7 +99,7 @@ class Agent:
         self.uploader: Uploader | None = None
         if settings.mode is Mode.READ_WRITE:
             spool = Spool(settings.spool_directory, settings.disk_limit // 4)
-            segments = SegmentWriter(self._cache, self._objects, self._tier, self.jobs, writer)
+            segments = SegmentWriter(self._cache, self._objects, self._tier, self.jobs, _toolchain())
             self.uploader = Uploader(spool, self._cache, self._objects, self.jobs, segments, _step_back)
         # The process that started the agent is one, though it may not have connected yet.
         self._processes = 1
@@ -267,6 +269,13 @@ class Agent:
             if name in self._found_absent:
                 self._found_absent.remove(name)
                 return "absent"
+            if (
+                slot
+                and rule_of(namespace) is not Rule.FIRST
+                and _is_in(run.profile, namespace, key, slot - 1)
+            ):
+                # Values that grow are all read, each time; the profile has those that its job knew.
+                return "absent"
             manifest = await self._cache.manifest(namespace, key, slot)
             if slot == 0 and manifest.variant:
                 self._group.start_soon(self._look_ahead, run, lookup)
@@ -349,6 +358,20 @@ def _peer(stream: SocketStream) -> int:
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid: int = _CREDENTIALS.unpack(credentials)[0]
     return pid
+
+
+def _is_in(profile: JobProfile, namespace: str, key: str, slot: int) -> bool:
+    return profile.find(names.manifest_name(namespace, key, slot)) is not None
+
+
+def _toolchain() -> dict[str, str]:
+    """Return what a profile says of the machines that wrote it."""
+    found = versions()
+    return {
+        "package": found.get("torch-s3cache", ""),
+        **{name: found[name] for name in ("python", "torch", "triton") if name in found},
+        "gpus": str(gpus() or ""),
+    }
 
 
 def _step_back() -> None:

@@ -1,0 +1,1 @@
+"""Hooks of Triton's cache, one module a mechanism."""

@@ -1,0 +1,54 @@
+"""Looking at what the bucket has under a key, with no job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from s3cache import names
+from s3cache.cache import Cache
+from s3cache.errors import Corrupt, ObjectAbsent
+from s3cache.machine import Machine
+from s3cache.manifest import MAX_SLOTS, Manifest
+from s3cache.settings import Settings
+from s3cache.tier import DiskTier
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What lies in a slot, whether this machine may use it, and the member that was asked for."""
+
+    slot: int
+    manifest: Manifest
+    is_for_this_machine: bool
+    content: bytes | None
+
+
+def show(settings: Settings, namespace: str, key: str, member: str | None) -> Sequence[Shown]:
+    """Return what lies in the slots of a key, with a member of each that has it.
+
+    Raises StoreError when the bucket cannot be read, InvalidName for a bad name.
+    """
+    names.check_namespace(namespace)
+    return anyio.run(_show, settings, namespace, key, member)
+
+
+async def _show(settings: Settings, namespace: str, key: str, member: str | None) -> list[Shown]:
+    from s3cache.bucket import Bucket
+
+    machine = Machine()
+    shown: list[Shown] = []
+    async with Bucket(settings.url) as bucket:
+        cache = Cache(bucket, DiskTier(settings.tier_directory, settings.disk_limit), machine)
+        for slot in range(MAX_SLOTS):
+            try:
+                manifest = await cache.manifest(namespace, key, slot)
+            except ObjectAbsent:
+                break
+            except Corrupt:
+                continue
+            content: bytes | None = None
+            if member is not None and manifest.wanted([member]):
+                content = (await cache.entry(manifest, slot, [member])).members[member]
+            shown.append(Shown(slot, manifest, machine.may_meet(manifest.requires), content))
+    return shown
