@@ -192,6 +192,18 @@ class Fleet:
             shutil.copytree(machine.folder / part, copy.folder / part)
         return copy
 
+    def cut(self, prefix: str) -> None:
+        """Let objects whose names begin so have their first bytes alone."""
+        bucket, _, root = self.url.removeprefix("s3://").partition("/")
+        client = self._server.client()
+        try:
+            for name in self.objects(prefix):
+                key = f"{root}/v1/{name}"
+                data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+                client.put_object(Bucket=bucket, Key=key, Body=data[:10])
+        finally:
+            client.close()
+
     def objects(self, prefix: str = "") -> dict[str, str]:
         """Return the objects whose names begin so, each with a mark of what it holds."""
         bucket, _, root = self.url.removeprefix("s3://").partition("/")

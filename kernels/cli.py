@@ -1,0 +1,148 @@
+"""`s3cache kernels`: compiling declared kernels on a machine without a GPU."""
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import click
+
+from s3cache import client as clients
+from s3cache import fleet
+from s3cache.errors import S3CacheError
+from s3cache.kernels.compiling import Compiled, Job, compile_all, jobs_of
+from s3cache.kernels.target import Target
+from s3cache.machine import platform_tag
+from s3cache.names import KERNELS_JOB
+from s3cache.settings import Mode, Settings
+
+LIBRARY = tuple(
+    f"s3cache.kernels.library.{name}" for name in ("cross_entropy", "matmul", "norms", "rope", "swiglu")
+)
+PUSH_SECONDS = 600.0
+
+
+@click.group()
+def kernels() -> None:
+    """Compile Triton kernels for GPUs that are elsewhere."""
+
+
+class _TargetType(click.ParamType):  # type: ignore[type-arg]
+    name = "target"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Target:
+        try:
+            return Target.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@kernels.command("compile")
+@click.argument("sources", nargs=-1, metavar="[MODULE_OR_FILE]...")
+@click.option(
+    "--target", "targets", multiple=True, type=_TargetType(), default=["cuda:90"], show_default=True
+)
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, type=click.IntRange(1))
+@click.option("--push", is_flag=True, help="Store what was compiled in the bucket.")
+@click.option("--check", is_flag=True, help="Refuse when the fleet has another Python or Triton.")
+def compile_kernels(
+    sources: tuple[str, ...], targets: tuple[Target, ...], jobs: int, push: bool, check: bool
+) -> None:
+    """Compile every kernel that modules or files declare, by default the library's, for every target.
+
+    Python and Triton must be of the versions that the GPU machines have. Exits with 1 when a kernel
+    cannot be compiled; the others are compiled nevertheless.
+    """
+    if push or check:
+        settings = _settings()
+        if push and settings.mode is not Mode.READ_WRITE:
+            raise click.UsageError("--push needs S3CACHE_MODE=read-write")
+        if check:
+            _check(settings)
+    work = _jobs(sources or LIBRARY, targets)
+    with tempfile.TemporaryDirectory(prefix="s3cache-kernels-") as folder, _environment(push, folder):
+        client = clients.current() if push else None
+        if client:
+            client.start()
+        failed = _compile(work, jobs)
+        if client:
+            _push(client)
+    click.echo(f"s3cache: {len(work) - len(failed)} of {len(work)} kernels are compiled")
+    for compiled in failed:
+        click.echo(f"{compiled.title}: {compiled.error}", err=True)
+    if failed:
+        raise SystemExit(1)
+
+
+def _jobs(sources: tuple[str, ...], targets: tuple[Target, ...]) -> list[Job]:
+    work: list[Job] = []
+    for source in sources:
+        try:
+            of_source = jobs_of(source, targets)
+        except ImportError as error:
+            raise click.BadParameter(str(error), param_hint="MODULE_OR_FILE") from error
+        if not of_source:
+            raise click.BadParameter(
+                f"{source} declares no kernel: put s3cache.kernels.declare above one",
+                param_hint="MODULE_OR_FILE",
+            )
+        work += of_source
+    return work
+
+
+def _compile(work: list[Job], jobs: int) -> list[Compiled]:
+    with click.progressbar(
+        compile_all(work, min(jobs, len(work))), length=len(work), label="s3cache: compiling"
+    ) as done:
+        return [compiled for compiled in done if compiled.error]
+
+
+def _push(client: clients.Client) -> None:
+    flushed = client.flush(PUSH_SECONDS)
+    if flushed is None or flushed.pending:
+        left = flushed.pending if flushed else "some"
+        raise click.ClickException(
+            f"{left} kernels are not stored yet: {flushed.warning if flushed else 'the agent is gone'}"
+        )
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.from_environment()
+    except S3CacheError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check(settings: Settings) -> None:
+    """Hold the versions here against those of the machines with GPUs that wrote to the bucket."""
+    try:
+        known = [report for report in fleet.reports(settings) if report.has_gpus]
+    except S3CacheError as error:
+        raise click.ClickException(str(error)) from error
+    python, triton = platform.python_version(), version("triton")
+    others = [report for report in known if not report.finds(python, triton)]
+    for report in others:
+        click.echo(f"s3cache: other versions: {report}", err=True)
+    here = f"here are Python {python}, triton {triton}, {platform_tag()}"
+    if not known:
+        raise click.ClickException(
+            f"nothing is known of the fleet: no machine with a GPU has written to {settings.url} yet"
+        )
+    if len(others) == len(known):
+        raise click.ClickException(
+            f"no machine of the fleet would find what is compiled by these versions: {here}"
+        )
+
+
+@contextmanager
+def _environment(push: bool, folder: str) -> Iterator[None]:
+    """Let the processes that compile keep what they make where it belongs."""
+    if push:
+        os.environ["S3CACHE_JOB"] = KERNELS_JOB
+        # What lies in Triton's own folder would not be stored.
+        os.environ["TRITON_CACHE_DIR"] = folder
+    else:
+        os.environ["S3CACHE_MODE"] = Mode.OFF.value
+    yield

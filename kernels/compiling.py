@@ -1,0 +1,159 @@
+"""Compiling declared kernels: each configuration for each target in a process of its own kind."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from s3cache.kernels.declaration import Declaration, declared
+from s3cache.kernels.target import Target, compiling_for
+
+
+class Job(NamedTuple):
+    """What is compiled at one time: one configuration of one declaration, for one target."""
+
+    source: str
+    kernel: str
+    declaration: int
+    configuration: int
+    target: Target
+
+
+class Compiled(NamedTuple):
+    """What came of a job: the hash of the kernel and the size of its binary, or the error."""
+
+    job: Job
+    title: str
+    digest: str = ""
+    binary_bytes: int = 0
+    error: str = ""
+
+
+def load(source: str) -> ModuleType:
+    """Return a module by name or by its file.
+
+    Raises ImportError when there is none. What else its code raises is its own.
+    """
+    path = Path(source)
+    if path.suffix != ".py":
+        return importlib.import_module(source)
+    if not path.is_file():
+        raise ImportError(f"there is no file {source}")
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def jobs_of(source: str, targets: Sequence[Target]) -> list[Job]:
+    """Return all that a module declares, for all targets. Raises ImportError when there is none."""
+    return [
+        Job(source, name, number, configuration, target)
+        for name, kernel, declarations in declared(load(source))
+        for number in range(len(declarations))
+        for configuration in range(max(len(_configurations(kernel)), 1))
+        for target in targets
+    ]
+
+
+def compile_all(jobs: Iterable[Job], processes: int) -> Iterator[Compiled]:
+    """Compile in so many processes, and yield what came of each job as soon as it is known."""
+    # A fork would inherit what the client and Triton keep by process.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        under_way: list[Future[Compiled]] = [pool.submit(compile_one, job) for job in jobs]
+        try:
+            for future in as_completed(under_way):
+                yield future.result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+def compile_one(job: Job) -> Compiled:
+    """Compile in this process; Triton's cache manager takes care of the result."""
+    found = {name: (kernel, declarations) for name, kernel, declarations in declared(load(job.source))}
+    kernel, declarations = found[job.kernel]
+    declaration = declarations[job.declaration]
+    configurations = _configurations(kernel)
+    options: dict[str, Any] = dict(declaration.options)
+    constants = dict(declaration.constants)
+    if configurations:
+        options |= configurations[job.configuration].all_kwargs()
+    title = f"{job.kernel}{declaration} for {job.target}"
+    if configurations:
+        title += f", {configurations[job.configuration]}"
+    try:
+        function = _base(kernel)
+        # By device, of which there is one whatever the target, Triton remembers what it compiles for.
+        function.device_caches.clear()
+        with compiling_for(job.target):
+            compiled = function.warmup(
+                grid=(1,), **_arguments(function, declaration), **constants, **options
+            )
+        return Compiled(job, title, compiled.hash, len(compiled.kernel))
+    except Exception as error:
+        last = traceback.format_exception_only(error)[-1].strip()
+        return Compiled(job, title, error=last)
+
+
+def _arguments(function: Any, declaration: Declaration) -> dict[str, Any]:
+    """Return what stands for a launch's arguments: Triton specializes by them as it does by real ones."""
+    import torch
+    from triton.runtime.jit import MockTensor
+
+    arguments: dict[str, Any] = {}
+    for name in function.arg_names:
+        kind, _, divisor = declaration.signature.get(name, "").partition(":")
+        if kind.startswith("*"):
+            arguments[name] = MockTensor.wrap_dtype(getattr(torch, _TORCH_TYPES[kind[1:]]))
+        elif kind.startswith("i"):
+            arguments[name] = {"": _ODD, "1": 1, "16": 16}[divisor] + (_WIDE if kind == "i64" else 0)
+        elif kind.startswith("fp"):
+            arguments[name] = 0.5
+    return arguments
+
+
+_ODD = 3
+"""Neither 1 nor a multiple of 16."""
+_WIDE = 1 << 40
+"""A multiple of 16 that needs 64 bits."""
+_TORCH_TYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+    "fp64": "float64",
+    "i1": "bool",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "fp8e4nv": "float8_e4m3fn",
+    "fp8e5": "float8_e5m2",
+}
+
+
+def _base(kernel: Any) -> Any:
+    """Return the function that is compiled, without its autotuner and heuristics."""
+    from triton import JITFunction
+
+    while not isinstance(kernel, JITFunction):
+        kernel = kernel.fn
+    return kernel
+
+
+def _configurations(kernel: Any) -> list[Any]:
+    return list(getattr(kernel, "configs", ()))
