@@ -14,12 +14,11 @@ from typing import Any
 from benchmarks.bars import Number, turned
 from benchmarks.datasets import Item
 from benchmarks.lab import Lab
-from benchmarks.machine import Machine
+from benchmarks.machine import S3CACHE, Machine
 from benchmarks.network import Request, round_trips
 from benchmarks.rival_starts import rival_starts
 
 WORKER = Path(__file__).with_name("worker.py")
-S3CACHE = Path(sys.executable).with_name("s3cache")
 MACHINES = 16
 PROCESSES = 8
 VARIANTS = 4

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
+S3CACHE = Path(sys.executable).with_name("s3cache")
 TRAIN = Path(__file__).with_name("train.py")
 START_SECONDS = 300.0
 FLUSH_SECONDS = 90.0

@@ -16,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.archives import pack, unpack
 from benchmarks.lab import BUCKET, Lab
 from benchmarks.machine import START_SECONDS, TRAIN, Machine, Start, StartError
 from benchmarks.network import Wire, network
-from benchmarks.rivals import pack, unpack
 from tests.servers import STOP_SECONDS, ServerError, free_ports
 
 CACHES = ("inductor", "triton")

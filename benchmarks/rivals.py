@@ -5,7 +5,6 @@ for rival in rivals(server, wire.endpoint, "bucket"):
     seconds = rival.fetch(folder)
 """
 
-import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ import zstandard
 from aiobotocore.config import AioConfig
 from obstore.store import S3Store
 
+from benchmarks.archives import pack, unpack
 from benchmarks.datasets import LEVEL, Item, write_files
 from tests.servers import Server
 
@@ -129,24 +129,6 @@ def rivals(server: Server, endpoint: str, bucket: str) -> list[Rival]:
     return [TarRival(server, endpoint, bucket), *loose]
 
 
-def pack(folder: Path, archive: Path, names: Sequence[str] = (".",)) -> None:
-    """Make a tar.zst of a folder, or of these names in it, in path order."""
-    command = ["tar", "-C", str(folder), "--sort=name", "-c", *names]
-    with archive.open("wb") as to, subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
-        assert tar.stdout is not None
-        zstandard.ZstdCompressor(LEVEL).copy_stream(tar.stdout, to)
-    _check(tar)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar.zst: as fast as `tar --zstd -x` or faster, and it needs no program `zstd`."""
-    command = ["tar", "-C", str(folder), "-x"]
-    with archive.open("rb") as data, subprocess.Popen(command, stdin=subprocess.PIPE) as tar:
-        assert tar.stdin is not None
-        zstandard.ZstdDecompressor().copy_stream(data, tar.stdin)
-    _check(tar)
-
-
 class _Client(Protocol):
     async def get(self, name: str) -> bytes: ...
     async def put(self, name: str, data: bytes) -> None: ...
@@ -226,8 +208,3 @@ async def _each(values: Iterable[T], work: Callable[[T], Awaitable[None]]) -> No
     async with anyio.create_task_group() as group:
         for _ in range(AT_ONCE):
             group.start_soon(worker)
-
-
-def _check(tar: subprocess.Popen[bytes]) -> None:
-    if tar.returncode != 0:
-        raise RuntimeError(f"tar ended with status {tar.returncode}")

@@ -24,7 +24,12 @@ NAMES = "kernels,speeds,llama,llama-cold,tuned,tuned-cold"
 @click.command()
 @click.option("--only", default=NAMES, show_default=True, help="Measurements to run.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs of each start.")
-def main(only: str, runs: int) -> None:
+@click.option(
+    "--bucket",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Kernels that benchmarks.gpu.ahead compiled elsewhere; without it, they are compiled here.",
+)
+def main(only: str, runs: int, bucket: Path | None) -> None:
     """Measure, then print a table of bars and numbers. Needs a GPU and transformers."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     with ExitStack() as stack:
@@ -34,7 +39,7 @@ def main(only: str, runs: int) -> None:
         server.make_bucket(BUCKET)
         lab = Lab(root, server, Network(), runs, console)
         measurements: dict[str, Callable[[], Iterable[Number]]] = {
-            "kernels": partial(launches.starts, lab),
+            "kernels": partial(launches.starts, lab, bucket),
             "speeds": _speeds,
             "llama": partial(models.starts, lab, layers=12, mode="default"),
             "llama-cold": partial(models.cold, lab, layers=12, mode="default"),

@@ -3,24 +3,26 @@
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bars import Number
-from benchmarks.jobs import S3CACHE
+from benchmarks.gpu.ahead import SOURCES, compile_ahead, load, said
 from benchmarks.lab import Lab
-from benchmarks.machine import Ended, Machine, StartError
+from benchmarks.machine import S3CACHE, Ended, Machine
 
 LAUNCHING = Path(__file__).with_name("launching.py")
-UNSEEN = Path(__file__).with_name("unseen.py")
 LAUNCHABLE = (".cubin", ".json")
 
 
-def starts(lab: Lab) -> list[Number]:
-    """Launch the library's kernels, and those of a user's file, compiled ahead and fetched."""
-    return [*_of(lab, "library", []), *_of(lab, "unseen", [str(UNSEEN)])]
+def starts(lab: Lab, file: Path | None) -> list[Number]:
+    """Launch the library's kernels, and those of a user's file, compiled ahead and fetched.
+
+    They come from `file`, as benchmarks.gpu.ahead wrote it on another machine, or are compiled here with
+    no GPU to be seen.
+    """
+    return [number for name in SOURCES for number in _of(lab, name, file)]
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,21 @@ class _Launched:
         return cls(**json.loads(ended.said))
 
 
-def _of(lab: Lab, name: str, sources: list[str]) -> list[Number]:
-    command = [sys.executable, str(LAUNCHING), *(sources or ["library"])]
+def _of(lab: Lab, name: str, file: Path | None) -> list[Number]:
+    command = [sys.executable, str(LAUNCHING), *(SOURCES[name] or ["library"])]
     cold = lab.machine()
     no_cache = [_Launched.of(lab.machine().execute(command)) for _ in range(lab.runs - 1)]
     no_cache.append(_Launched.of(cold.execute(command)))
     kernels = [path for path in (cold.root / "triton").rglob("*") if path.suffix and path.is_file()]
     with lab.wire() as wire:
-        settings = lab.settings(lab.url(), wire) | {"S3CACHE_JOB": "launching"}
-        _compile(lab, sources, settings)
+        url = lab.url()
+        settings = lab.settings(url, wire) | {"S3CACHE_JOB": "launching"}
+        if file:
+            load(lab, file, name, url)
+        else:
+            compile_ahead(lab, name, settings)
         machine = lab.machine()
-        lab.say(_said(machine, ["warm", "--kernels"], settings))
+        lab.say(said(machine, ["warm", "--kernels"], settings))
         first = _Launched.of(machine.execute(command, settings))
         lab.say(f"first machine: {first}")
         without_compiler = settings | {"PATH": str(_without_compilers(lab))}
@@ -88,33 +94,11 @@ def _of(lab: Lab, name: str, sources: list[str]) -> list[Number]:
     ]
 
 
-def _compile(lab: Lab, sources: list[str], settings: dict[str, str]) -> None:
-    machine = lab.machine()
-    no_gpu = settings | {"CUDA_VISIBLE_DEVICES": ""}
-    lab.say(_said(machine, ["kernels", "compile", "--push", *sources], no_gpu))
-    machine.wait_until_idle()
-
-
 def _show(machine: Machine, settings: dict[str, str]) -> str:
     """Return the first line of a text that no launch needed, from the bucket."""
     key = next((machine.root / "triton").glob("*/*.cubin")).parent.name
-    ptx = _said(machine, ["show", "triton", key, "--member", "ptx"], settings)
+    ptx = said(machine, ["show", "triton", key, "--member", "ptx"], settings)
     return next(line for line in ptx.splitlines() if line.startswith(".target"))
-
-
-def _said(machine: Machine, command: list[str], settings: dict[str, str]) -> str:
-    """Return what `s3cache` wrote, with that command. Raises StartError when it fails."""
-    done = subprocess.run(
-        [str(S3CACHE), *command],
-        env=machine.environment(settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=machine.root,
-    )
-    if done.returncode:
-        raise StartError(f"s3cache {' '.join(command)} ended with {done.returncode}: {done.stderr}")
-    return done.stdout.strip()
 
 
 def _without_compilers(lab: Lab) -> Path:

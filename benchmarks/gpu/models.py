@@ -4,8 +4,8 @@ import statistics
 from pathlib import Path
 
 from benchmarks.bars import Number, turned
-from benchmarks.jobs import S3CACHE
 from benchmarks.lab import Lab
+from benchmarks.machine import S3CACHE
 from benchmarks.rival_starts import ArtifactsStart
 
 LLAMA = Path(__file__).with_name("llama.py")
