@@ -139,4 +139,4 @@ def test_this_machine_meets_what_it_is() -> None:
 def test_a_fingerprint_says_what_the_machine_is() -> None:
     fingerprint = machines.fingerprint()
     assert fingerprint["platform"] == machines.platform_tag()
-    assert set(fingerprint) == {"platform", "glibc", "python", "kernel", "cpu_flags"}
+    assert set(fingerprint) == {"platform", "glibc", "python", "kernel", "cpu_flags", "gpus"}
