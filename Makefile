@@ -1,4 +1,5 @@
 TORCH := 2.13.0
+TRITON := 3.9.0
 OTHER_VERSIONS := 3.12 3.13
 
 # A name on PATH may be a stand-in for an interpreter that is not there, so each is tried.
@@ -19,7 +20,9 @@ REAL_COMPILES := tests/integration --numprocesses 2 --dist loadfile
 
 SOURCES := $(shell find s3cache integration kernels -name '*.py')
 
-.PHONY: venv demo test test-torch lint typecheck bench limits clean
+KERNELS := tests/kernels tests/integration/test_triton.py
+
+.PHONY: venv demo test test-torch test-triton lint typecheck bench limits clean
 
 venv: .venv/stamp
 
@@ -27,12 +30,16 @@ demo: .venv/stamp
 	$(BIN)/python -m benchmarks.demo
 
 test: lint typecheck $(LIGHT_VENVS:%=%/stamp)
-	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest tests/test_*.py tests/processes
+	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest tests/test_*.py tests/kernels tests/processes
 	$(BIN)/python -m pytest $(REAL_COMPILES)
 
 # The adapters against another version: make test-torch TORCH=2.11.0
 test-torch: .venv-torch-$(TORCH)/stamp
 	.venv-torch-$(TORCH)/bin/python -m pytest $(REAL_COMPILES)
+
+# Triton's against another of its versions: make test-triton TRITON=3.6.0
+test-triton: .venv-triton-$(TRITON)/stamp
+	.venv-triton-$(TRITON)/bin/python -m pytest $(KERNELS)
 
 lint: .venv/stamp build/check/stamp
 	$(BIN)/ruff check .
@@ -62,13 +69,19 @@ clean:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later, with venv, is needed." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python $(PIP_INSTALL) torch==$(TORCH) --editable . --group dev
+	$(BIN)/python $(PIP_INSTALL) torch==$(TORCH) triton==$(TRITON) --editable . --group dev
 	touch $@
 
 .venv-torch-%/stamp: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv .venv-torch-$*
 	.venv-torch-$*/bin/python -m pip install --disable-pip-version-check 'pip>=25.1'
 	.venv-torch-$*/bin/python $(PIP_INSTALL) torch==$* --editable . --group dev
+	touch $@
+
+.venv-triton-%/stamp: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv .venv-triton-$*
+	.venv-triton-$*/bin/python -m pip install --disable-pip-version-check 'pip>=25.1'
+	.venv-triton-$*/bin/python $(PIP_INSTALL) torch==$(TORCH) triton==$* --editable . --group dev
 	touch $@
 
 # Other interpreters, without torch: for what must hold on each of them.

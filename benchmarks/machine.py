@@ -43,6 +43,16 @@ class Report(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     warnings: list[str]
 
+    def __str__(self) -> str:
+        """Return it on one line."""
+        asked = [f"{count} {kind}" for kind, count in self.requests.items() if count]
+        found = [
+            f"{name} {each.bucket_hits + each.disk_hits} hits {each.misses} misses {each.puts} puts"
+            for name, each in self.namespaces.items()
+        ]
+        took = [f"{what} {seconds:.2f} s" for what, seconds in self.seconds.items()]
+        return "; ".join(", ".join(part) for part in (asked, found, took))
+
 
 class Training(msgspec.Struct, frozen=True):
     """What the training script prints."""

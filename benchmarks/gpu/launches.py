@@ -62,7 +62,7 @@ def _of(lab: Lab, name: str, file: Path | None) -> list[Number]:
             ended = machine.execute([str(S3CACHE), "run", "--", *command], settings)
             assert ended.report
             fetched = ended.report.namespaces["triton"].bytes_down
-            lab.say(f"{ended.report.requests}, {ended.report.namespaces}")
+            lab.say(f"fresh: {ended.report}")
             fresh.append(_Launched.of(ended).seconds)
             hot.append(_Launched.of(cold.execute(command)).seconds)
         text = _show(machine, settings)

@@ -22,15 +22,15 @@ def starts(lab: Lab, layers: int, mode: str) -> list[Number]:
         bundle = ArtifactsStart(lab, wire, LLAMA, model, START_SECONDS)
         stock = lab.machine()
         # It takes minutes: one start records for both, and makes the folder hot of a stock machine.
-        recording = bundle.record_on(stock, settings).to_first_step
-        lab.say(f"recording: {recording:.2f} s")
+        recorded = bundle.record_on(stock, settings)
+        lab.say(f"recording: {recorded.to_first_step:.2f} s; {recorded.report}")
         for turn in range(lab.runs):
             for kind in turned(["fresh", "stock hot", "bundle"], turn):
                 if kind == "fresh":
                     began = lab.machine().train(settings, under, LLAMA, START_SECONDS)
                     took = began.to_first_step
                     assert began.report
-                    lab.say(f"  {began.report.requests}, {began.report.namespaces}")
+                    lab.say(str(began.report))
                 elif kind == "stock hot":
                     took = stock.train(model, script=LLAMA).to_first_step
                 else:
@@ -44,7 +44,7 @@ def starts(lab: Lab, layers: int, mode: str) -> list[Number]:
             1.05,
             middle["fresh"] / middle["stock hot"],
             note=f"{middle['fresh']:.2f} s ÷ {middle['stock hot']:.2f} s",
-            beside={"recording, s": recording, "PyTorch's bundle, s": middle["bundle"]},
+            beside={"recording, s": recorded.to_first_step, "PyTorch's bundle, s": middle["bundle"]},
         )
     ]
 

@@ -29,7 +29,7 @@ class S3CacheManager(FileCacheManager):  # type: ignore[misc]
             return cast(dict[str, str] | None, super().get_group(filename))
         group = kernels.on_disk(self.cache_dir, filename)
         if group is None:
-            return kernels.restore(super(), self.key, filename)  # type: ignore[arg-type]
+            return kernels.restore(super(), self.cache_dir, self.key, filename)  # type: ignore[arg-type]
         kernels.use(self.key)
         return group
 

@@ -93,18 +93,20 @@ def use(key: str) -> None:
 
 
 @guarded
-def restore(folder: Folder, key: str, filename: str) -> dict[str, str] | None:
-    """Put what a launch needs of a kernel into its folder, and return where it lies; None if unknown."""
+def restore(folder: Folder, path: str, key: str, filename: str) -> dict[str, str] | None:
+    """Put what a launch needs of a kernel into its folder, which is at `path`, and return where it lies.
+
+    None when nothing that can be launched is known.
+    """
     cache = active_client()
     stem = filename.removesuffix(f".{METADATA}")
     for entry in cache.variants(NAMESPACE, key) if cache else ():
-        if _is_launchable(entry.members):
-            contents = {**entry.members, METADATA: entry.members[METADATA].replace(_PLACEHOLDER, _TRITON)}
-            group = {
-                f"{stem}.{name}": folder.put(content, f"{stem}.{name}")
-                for name, content in contents.items()
-            }
-            folder.put_group(filename, group)
+        if not _is_launchable(entry.members):
+            continue
+        contents = {**entry.members, METADATA: entry.members[METADATA].replace(_PLACEHOLDER, _TRITON)}
+        names = {name: f"{stem}.{name}" for name in contents}
+        folder.put_group(filename, {names[name]: folder.put(contents[name], names[name]) for name in names})
+        if group := on_disk(path, filename):
             return group
     return None
 

@@ -265,3 +265,25 @@ def test_a_manager_that_the_user_chose_stays(triton_fleet: Fleet) -> None:
 def test_without_the_cache_triton_is_stock(triton_fleet: Fleet) -> None:
     start = triton_fleet.fresh().run(MANAGER, S3CACHE_MODE="off")
     assert start.facts["manager"] is None
+
+
+COMPILED = """
+import torch
+
+@torch.compile
+def step(x):
+    return torch.softmax(x * 2, -1)
+
+step(torch.randn(64, 64, device="cuda"))
+report()
+"""
+
+
+@pytest.mark.gpu
+def test_what_a_graph_carries_is_not_stored_twice(new_fleet: NewFleet) -> None:
+    fleet = new_fleet()
+    recorded, fresh = fleet.recorder().run(COMPILED), fleet.fresh().run(COMPILED)
+    assert recorded.count("puts", "fx-graph") == 1
+    assert recorded.cache["namespaces"].get("triton", {}).get("puts", 0) == 0
+    assert fresh.count("bucket_hits", "fx-graph") == 1
+    assert fresh.count("misses") == 0
