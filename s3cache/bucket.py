@@ -128,8 +128,9 @@ class Bucket(ObjectStore):
         try:
             async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event):
                 response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
-                async with response["Body"] as body:
-                    data = await _read(body, _most_bytes(name) if part is None else len(part), name)
+                async with response["Body"]:
+                    limit = _most_bytes(name) if part is None else len(part)
+                    data = await _read(response["Body"], limit, name)
                     event.bytes = len(data)
                     return data
         except _PastEnd:
