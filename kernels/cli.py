@@ -57,8 +57,8 @@ def compile_kernels(
     """
     if push or check:
         settings = _settings()
-        if push and settings.mode is not Mode.READ_WRITE:
-            raise click.UsageError("--push needs S3CACHE_MODE=read-write")
+        if push and settings.refusal:
+            raise click.UsageError(f"--push stores nothing here: {settings.refusal}")
         if check:
             _check(settings)
     work = _jobs(sources or LIBRARY, targets)

@@ -15,6 +15,7 @@ from s3cache import ledger
 from s3cache.errors import (
     BucketAbsent,
     Busy,
+    Corrupt,
     CredentialsAbsent,
     Forbidden,
     ObjectAbsent,
@@ -22,7 +23,11 @@ from s3cache.errors import (
     Unreachable,
     WrongRegion,
 )
+from s3cache.frame import MAX_CONTENT_BYTES
 from s3cache.ledger import Event
+from s3cache.manifest import MANIFEST_BYTES
+from s3cache.prelude import PRELUDE_BYTES
+from s3cache.profile import SEGMENT_BYTES
 from s3cache.settings import parse_url
 from s3cache.stores.base import ObjectStore
 
@@ -49,6 +54,13 @@ _REFUSAL_CODES = {
     "AllAccessDisabled",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
+}
+CHUNK_BYTES = 1 << 20
+_MOST_BYTES = {
+    "claims": 0,
+    "manifests": MANIFEST_BYTES,
+    "profiles": SEGMENT_BYTES,
+    "preludes": PRELUDE_BYTES,
 }
 _ENDPOINT = "check the network and AWS_ENDPOINT_URL_S3"
 _REMEDY = "check the credentials and the bucket's policy"
@@ -109,14 +121,16 @@ class Bucket(ObjectStore):
     async def get(self, name: str, part: range | None = None) -> bytes:
         """Return an object, or those of its bytes that lie in `part`.
 
-        Raises ObjectAbsent, or another StoreError that says why not.
+        Raises ObjectAbsent, or another StoreError that says why not; Corrupt when more comes than an object
+        of its kind, or `part`, has.
         """
         bounds = {"Range": f"bytes={part.start}-{part.stop - 1}"} if part is not None else {}
         try:
             async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event):
                 response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
-                async with response["Body"] as body:
-                    data: bytes = await body.read()
+                async with response["Body"]:
+                    limit = _most_bytes(name) if part is None else len(part)
+                    data = await _read(response["Body"], limit, name)
                     event.bytes = len(data)
                     return data
         except _PastEnd:
@@ -196,6 +210,21 @@ class Bucket(ObjectStore):
         if code in _REFUSAL_CODES:
             return Forbidden(f"{self.url}: {kind} is refused ({code}); {_REMEDIES.get(kind, _REMEDY)}")
         return Unreachable(f"{self.url}: {error}")
+
+
+async def _read(body: Any, limit: int, name: str) -> bytes:
+    """Return a body, of which no more than `limit` bytes are held."""
+    chunks: list[bytes] = []
+    while chunk := await body.read(CHUNK_BYTES):
+        chunks.append(chunk)
+        limit -= len(chunk)
+        if limit < 0:
+            raise Corrupt(f"{name} has more bytes than it may")
+    return b"".join(chunks)
+
+
+def _most_bytes(name: str) -> int:
+    return _MOST_BYTES.get(name.partition("/")[0], MAX_CONTENT_BYTES)
 
 
 class _Present(StoreError):

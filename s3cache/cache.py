@@ -32,6 +32,7 @@ from s3cache.errors import (
     SlotsExhausted,
     StoreError,
 )
+from s3cache.keyring import Keyring
 from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Place, Result
 from s3cache.pack import Pack, PackFrame
@@ -54,18 +55,23 @@ SAMPLE = 16
 
 
 class Cache:
-    """Compiler results under (namespace, key) in a bucket, behind the disk tier of this machine."""
+    """Compiler results under (namespace, key) in a bucket, behind the disk tier of this machine.
+
+    What the keyring does not trust is as if it were damaged, on disk too.
+    """
 
     def __init__(
         self,
         objects: ObjectStore,
         tier: DiskTier,
         machine: Machine,
+        keyring: Keyring,
         writer: Mapping[str, str] | None = None,
     ) -> None:
         self._objects = objects
         self._tier = tier
         self._machine = machine
+        self._keyring = keyring
         self._writer = dict(writer or {})
         self._flights: dict[str, _Flight] = {}
         self._broken: set[str] = set()
@@ -112,20 +118,20 @@ class Cache:
 
         async def download() -> bytes:
             data = await self._objects.get(name)
-            for member in manifests.decode(data).members:
+            for member in manifests.decode(data, self._keyring).members:
                 if member.inline is not None:
                     manifests.content_of(member, None)
             _count_down(namespace, data)
             return data
 
         try:
-            manifest = manifests.decode(await self._through_tier(name, download))
+            manifest = manifests.decode(await self._through_tier(name, download), self._keyring)
+            if (manifest.namespace, manifest.key) != (namespace, key):
+                raise Corrupt(f"{name} holds the manifest of another key")
         except Corrupt:
             self._broken.add(name)
+            self._drop(name)
             raise
-        if (manifest.namespace, manifest.key) != (namespace, key):
-            self._broken.add(name)
-            raise Corrupt(f"{name} holds the manifest of another key")
         return manifest
 
     def has_profile(self, prefix: str) -> bool:
@@ -152,7 +158,7 @@ class Cache:
 
         async def download() -> bytes:
             data = await self._objects.get(name)
-            profile.decode(name, data)
+            profile.decode(name, data, self._keyring)
             return data
 
         return await self._through_tier(name, download)
@@ -162,7 +168,11 @@ class Cache:
 
         Raises Corrupt when the bytes are not those of that name.
         """
-        segment = profile.decode(name, data)
+        try:
+            segment = profile.decode(name, data, self._keyring)
+        except Corrupt:
+            self._drop(name)
+            raise
         self._keep(name, data)
         self._keep(names.catalog_name(name), segment.catalog)
         return segment
@@ -342,7 +352,7 @@ class Cache:
         return None, manifests.MAX_SLOTS
 
     async def _take_slot(self, manifest: Manifest, from_slot: int) -> int | None:
-        data = manifests.encode(manifest)
+        data = manifests.encode(manifest, self._keyring)
         for slot in range(from_slot, manifests.MAX_SLOTS):
             name = names.manifest_name(manifest.namespace, manifest.key, slot)
             present = await self._present(manifest, slot) if self._tier.has(name) else None
@@ -498,6 +508,11 @@ class Cache:
             if self.tier_failure is None:
                 logger.warning("the disk tier takes nothing more: %s", error)
             self.tier_failure = error
+
+    def _drop(self, name: str) -> None:
+        """Take off the disk what cannot be used: the bucket may have had it replaced."""
+        with suppress(DiskTierError):
+            self._tier.remove(name)
 
 
 class _Flight:

@@ -11,9 +11,9 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 
-from s3cache import names
+from s3cache import keys, names
 from s3cache.agent import protocol
-from s3cache.agent.address import agent_directory
+from s3cache.agent.address import RUN_VARIABLE, agent_directory
 from s3cache.agent.connection import Connection
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
@@ -21,7 +21,7 @@ from s3cache.machine import Machine, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry, Result
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
-from s3cache.tier import DiskTier
+from s3cache.tier import open_tier
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,10 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
-        self._entries = LocalEntries(self._tier, names.catalog_prefixes(settings.job, platform_tag()))
-        self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
+        self._tier = open_tier(settings)
+        prefixes = names.catalog_prefixes(settings.job, platform_tag())
+        self._entries = LocalEntries(self._tier, prefixes, settings.keyring())
+        self._spool = Spool(settings.spool_directory, settings.disk_limit // 4, settings.access)
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS
         self._cooldown = COOLDOWN_SECONDS
@@ -106,7 +107,7 @@ class Client:
         on_demand: Collection[str] = (),
     ) -> None:
         """Spool a result; the agent, or the next start on this machine, stores it."""
-        if self.settings.mode is not Mode.READ_WRITE or namespace in self.settings.exclude:
+        if self.settings.refusal or namespace in self.settings.exclude:
             return
         started = time.perf_counter()
         try:
@@ -262,12 +263,28 @@ def current() -> Client | None:
         os.environ["S3CACHE_DIR"] = os.fspath(settings.directory)
         if settings.report:
             os.environ["S3CACHE_REPORT"] = os.fspath(settings.report)
+        if settings.trusted_keys:
+            os.environ["S3CACHE_TRUSTED_KEYS"] = keys.inline(settings.trusted_keys)
+        is_first_of_run = RUN_VARIABLE not in os.environ
         client = Client(settings)
     except (SettingsError, DiskTierError) as error:
         logger.warning("s3cache is off: %s", error)
         # Children need not find that out, and say it, for themselves.
         os.environ["S3CACHE_MODE"] = Mode.OFF.value
         return None
+    if is_first_of_run:
+        _say_whom_it_trusts(settings)
     os.register_at_fork(after_in_child=client._after_fork)
     atexit.register(client._at_exit)
     return client
+
+
+def _say_whom_it_trusts(settings: Settings) -> None:
+    if not settings.trusted_keys:
+        logger.warning(
+            "s3cache: nothing is signed: whoever can write %s runs code on this machine; "
+            "`s3cache keys new` makes a key, and S3CACHE_TRUSTED_KEYS names those that are trusted",
+            settings.url,
+        )
+    elif settings.refusal and settings.mode is Mode.READ_WRITE:
+        logger.warning("s3cache: nothing is stored: %s", settings.refusal)

@@ -5,6 +5,7 @@ S3CacheError
 ├── InvalidName              a namespace, key or member name cannot be used
 ├── TooLarge                 a result has a member that is larger than any reader takes
 ├── Corrupt                  bytes do not match their digest, or cannot be decoded
+│   └── Untrusted            nobody who is trusted has signed it
 ├── DiskTierError            the disk tier cannot be used
 │   └── DiskFull             there is no room for an entry
 ├── SlotsExhausted           a key has as many variants as it may have
@@ -38,6 +39,10 @@ class TooLarge(S3CacheError, ValueError):
 
 class Corrupt(S3CacheError):
     """Raised when bytes do not match their digest, or cannot be decoded."""
+
+
+class Untrusted(Corrupt):
+    """Raised when nobody who is trusted has signed an object, or for another place than it was found at."""
 
 
 class DiskTierError(S3CacheError):

@@ -9,7 +9,8 @@ from itertools import chain
 from s3cache import frame, names
 from s3cache import manifest as manifests
 from s3cache.catalog import Catalog
-from s3cache.errors import Corrupt
+from s3cache.errors import Corrupt, Untrusted
+from s3cache.keyring import Keyring
 from s3cache.manifest import Entry, Manifest, Place
 from s3cache.tier import DiskTier
 
@@ -20,14 +21,15 @@ GROWN_BYTES = 16 << 20
 
 
 class LocalEntries:
-    """What the disk tier has of a job's results.
+    """What the disk tier has of a job's results that the keyring trusts.
 
     A manifest lies there by itself, or in a catalog of a profile, which came in one piece: the names of
     catalogs begin with one of `prefixes`.
     """
 
-    def __init__(self, tier: DiskTier, prefixes: Sequence[str]) -> None:
+    def __init__(self, tier: DiskTier, prefixes: Sequence[str], keyring: Keyring) -> None:
         self._tier = tier
+        self._keyring = keyring
         self._prefixes = prefixes
         self._catalogs: dict[str, Catalog] = {}
         self._grown: OrderedDict[str, bytes] = OrderedDict()
@@ -74,7 +76,7 @@ class LocalEntries:
                 catalogs[name] = self._catalogs[name]
             elif (data := self._tier.read(name)) is not None:
                 with suppress(Corrupt):
-                    catalogs[name] = Catalog(data)
+                    catalogs[name] = Catalog(data, self._keyring)
         self._catalogs = catalogs
 
     def _manifests(self, namespace: str, key: str, slot: int) -> Iterator[Manifest]:
@@ -83,6 +85,9 @@ class LocalEntries:
         for known in (self._in_catalogs, self._by_itself):
             try:
                 found = known(name)
+            except Untrusted:
+                # The agent, who is asked next, says so and takes it off the disk.
+                continue
             except Corrupt as error:
                 logger.warning("%s is skipped: %s", name, error)
                 continue
@@ -91,7 +96,7 @@ class LocalEntries:
 
     def _by_itself(self, name: str) -> Manifest | None:
         data = self._tier.read(name)
-        return None if data is None else manifests.decode(data)
+        return None if data is None else manifests.decode(data, self._keyring)
 
     def _in_catalogs(self, name: str) -> Manifest | None:
         for catalog in self._catalogs.values():

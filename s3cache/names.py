@@ -24,6 +24,13 @@ def component(text: str) -> str:
     return text if _PLAIN.match(text) else f"~{digest_of(text.encode(errors='surrogateescape'))[:40]}"
 
 
+def printable(text: str) -> str:
+    """Return text from the bucket as a terminal may be shown it: without what steers one."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
 def check_namespace(namespace: str) -> str:
     """Return `namespace`.
 

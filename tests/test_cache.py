@@ -24,6 +24,7 @@ from s3cache.errors import (
     SlotsExhausted,
     Unreachable,
 )
+from s3cache.keyring import NO_KEYS
 from s3cache.ledger import Ledger
 from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Member, Place, Result
@@ -57,7 +58,7 @@ class Bucket(WatchedBucket):
         machine = Machine()
         for name, value in facts.items():
             machine.learn(name, lambda value=value: value)  # type: ignore[misc]
-        return Cache(self.store, self.new_tier(limit), machine)
+        return Cache(self.store, self.new_tier(limit), machine, NO_KEYS)
 
     def tier_of_last_machine(self) -> DiskTier:
         return DiskTier(self._folder / str(self._machines), 64 << 20)
@@ -752,7 +753,7 @@ async def test_a_member_of_another_digest_is_a_miss_until_it_is_put_again(
     await writer.put("ns", "key", members)
     there = await writer.manifest("ns", "key", 0)
     wrong = [Member(m.name, bytes(32), m.size, False, m.inline, m.frame, m.start) for m in there.members]
-    bucket.objects[SLOTS[0]] = manifest.encode(Manifest("ns", "key", wrong, there.frames))
+    bucket.objects[SLOTS[0]] = manifest.encode(Manifest("ns", "key", wrong, there.frames), NO_KEYS)
     cache = bucket.new_machine()
     # That what a prefetch has brought is right says nothing of the manifest.
     await cache.fetch(LARGE_PACK.frames if members is LARGE else [])
@@ -783,7 +784,7 @@ async def test_a_manifest_may_not_state_a_size_that_is_a_bomb(bucket: Bucket, si
     place = Place(raw_digest_of(bomb), 0, len(bomb), size)
     bucket.objects[names.pack_name(place.pack)] = bomb
     built = Manifest("ns", "key", [Member("a", bytes(32), size)], [place])
-    bucket.objects[SLOTS[0]] = manifest.encode(built)
+    bucket.objects[SLOTS[0]] = manifest.encode(built, NO_KEYS)
     assert await bucket.new_machine().get("ns", "key") is None
 
 
@@ -1020,11 +1021,12 @@ PROFILE = "profiles/job/linux-x86_64/"
 
 
 def segment_of(built: Pack) -> Segment:
-    return Segment(built.frames, catalog.build([Reference(0, there) for there in built.manifests]))
+    references = [Reference(0, there) for there in built.manifests]
+    return Segment(built.frames, catalog.build(references, NO_KEYS), profile=PROFILE)
 
 
 async def test_a_segment_is_read_once_and_its_catalog_laid_down(bucket: Bucket) -> None:
-    data = profile.encode(segment_of(LARGE_PACK))
+    data = profile.encode(segment_of(LARGE_PACK), NO_KEYS)
     name = profile.new_segment_name(PROFILE, data)
     bucket.objects[name] = data
     cache = bucket.new_machine()
@@ -1033,12 +1035,12 @@ async def test_a_segment_is_read_once_and_its_catalog_laid_down(bucket: Bucket) 
     assert bucket.store.requests == [f"GET {name}"]
     held = bucket.tier_of_last_machine().read(names.catalog_name(name))
     assert held is not None
-    assert Catalog(held).find(SLOTS[0]) == Reference(0, LARGE_PACK.manifests[0])
+    assert Catalog(held, NO_KEYS).find(SLOTS[0]) == Reference(0, LARGE_PACK.manifests[0])
 
 
 @damages
 async def test_a_damaged_segment_is_corrupt_and_not_kept(bucket: Bucket, damage: Damage) -> None:
-    data = profile.encode(segment_of(LARGE_PACK))
+    data = profile.encode(segment_of(LARGE_PACK), NO_KEYS)
     name = profile.new_segment_name(PROFILE, data)
     bucket.objects[name] = damage(data)
     with pytest.raises(Corrupt):

@@ -9,6 +9,7 @@ from s3cache import manifest as manifests
 from s3cache import names
 from s3cache.agent import protocol
 from s3cache.client import Client
+from s3cache.keyring import NO_KEYS
 from s3cache.manifest import Result
 from s3cache.settings import Settings
 
@@ -61,7 +62,7 @@ def test_a_slow_bucket_is_waited_for_until_the_deadline(
 def test_a_result_that_is_offered_again_is_one_hit(client: Client, agent: SlowAgent) -> None:
     manifest = manifests.inline(Result("fx-graph", "key", {"content": b"graph"}), {})
     assert manifest is not None
-    client._tier.write(names.manifest_name("fx-graph", "key", 0), manifests.encode(manifest))
+    client._tier.write(names.manifest_name("fx-graph", "key", 0), manifests.encode(manifest, NO_KEYS))
     for _ in range(2):
         (entry,) = client.variants("fx-graph", "key")
         assert entry.members == {"content": b"graph"}

@@ -14,7 +14,9 @@ from s3cache.agent.jobs import Jobs
 from s3cache.agent.segments import SegmentWriter
 from s3cache.cache import Cache
 from s3cache.compaction import FRAGMENTS, SEGMENTS, UNUSED_STARTS
+from s3cache.counts import HighestCounts
 from s3cache.errors import Busy, Forbidden, Unreachable
+from s3cache.keyring import NO_KEYS
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Result
@@ -49,15 +51,17 @@ class Start:
 
     def __init__(self, store: RecordingStore, tier: DiskTier) -> None:
         self.tier = tier
-        self.cache = Cache(store, tier, Machine())
+        self.cache = Cache(store, tier, Machine(), NO_KEYS)
         self._store = store
-        jobs = Jobs()
+        jobs = Jobs(NO_KEYS)
         self.job: JobProfile = jobs.profile("job")
-        self.writer = SegmentWriter(self.cache, store, tier, jobs, {})
+        self.writer = SegmentWriter(
+            self.cache, store, tier, jobs, HighestCounts(tier._objects.parent / "counts"), {}
+        )
 
     async def warm(self) -> None:
         """Fetch what the profile names."""
-        segments, prelude = await open_profile(self.cache, self._store, self.job.prefix)
+        segments, _, prelude = await open_profile(self.cache, self._store, self.job.prefix)
         self.job.learn(segments)
         self.job.is_known = True
         if prelude and self.job.segments:
@@ -82,12 +86,12 @@ class Start:
     async def end_without_compaction(self) -> None:
         segment = self.job.next_segment(self.tier, {})
         assert segment is not None
-        data = profile.encode(segment)
+        data = profile.encode(segment, NO_KEYS)
         assert await self._store.create(profile.new_segment_name(self.job.prefix, data), data)
 
     def here(self) -> dict[str, bytes]:
         """Return the kernels that are on disk."""
-        entries = LocalEntries(self.tier, catalog_prefixes("job", self.job.platform))
+        entries = LocalEntries(self.tier, catalog_prefixes("job", self.job.platform), NO_KEYS)
         found: dict[str, bytes] = {}
         for key in KERNELS:
             manifest = entries.manifest("triton", key, 0)

@@ -15,7 +15,9 @@ from s3cache.agent.protocol import Hello
 from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
+from s3cache.counts import HighestCounts
 from s3cache.errors import Forbidden, Unreachable
+from s3cache.keyring import NO_KEYS
 from s3cache.machine import Machine
 from s3cache.manifest import Result
 from s3cache.spool import Put, Spool
@@ -37,12 +39,12 @@ class Agent:
         self.faulty = FaultyStore(self.memory)
         self.store = RecordingStore(self.faulty)
         self.spool = Spool(folder / "spool", 1 << 30)
-        self.jobs = Jobs()
+        self.jobs = Jobs(NO_KEYS)
         self.jobs.run(Hello("run", "job", None))
         objects = BreakerStore(self.store)
         tier = DiskTier(folder / "tier", 1 << 30)
-        cache = Cache(objects, tier, Machine())
-        segments = SegmentWriter(cache, objects, tier, self.jobs, {})
+        cache = Cache(objects, tier, Machine(), NO_KEYS)
+        segments = SegmentWriter(cache, objects, tier, self.jobs, HighestCounts(folder / "counts"), {})
         self.uploader = Uploader(self.spool, cache, objects, self.jobs, segments)
 
     def put(self, *keys: str, namespace: str = "ns") -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.protocol import Hello
 from s3cache.errors import DiskTierError, S3CacheError
+from s3cache.keyring import Keyring
 from s3cache.ledger import Ledger
 from s3cache.machine import fingerprint, platform_tag
 
@@ -50,6 +51,7 @@ class Run:
         report = {
             "job": self.profile.job,
             **self.ledger.as_dict(),
+            "trusted_keys": [f"{key.name} {key.id}" for key in self.profile.keyring.trusted],
             "versions": versions(),
             "machine": fingerprint(),
         }
@@ -69,7 +71,8 @@ class Run:
 class Jobs:
     """Every run this agent has seen, by its id and job, and every profile, by its job."""
 
-    def __init__(self) -> None:
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
         self.runs: dict[tuple[str, str], Run] = {}
         self.profiles: dict[str, JobProfile] = {}
 
@@ -85,7 +88,7 @@ class Jobs:
     def profile(self, job: str) -> JobProfile:
         """Return the profile of a job."""
         if job not in self.profiles:
-            self.profiles[job] = JobProfile(job, platform_tag())
+            self.profiles[job] = JobProfile(job, platform_tag(), self._keyring)
         return self.profiles[job]
 
     def ledger_of(self, profile: JobProfile) -> Ledger:

@@ -1,8 +1,8 @@
 """What a job's process and the agent say to each other, over a Unix socket. Pure.
 
-A message is four bytes of length, little-endian, then msgpack. `Lookup`, `ProfileOf`, `ProgressOf`,
-`TraceOf` and `Flush` are answered; the others are only said. One answer in a run may have a warning, for
-the process to pass on.
+A message is four bytes of length, little-endian, then so many of msgpack. `Lookup`, `ProfileOf`,
+`ProgressOf`, `TraceOf` and `Flush` are answered; the others are only said. One answer in a run may have
+a warning, for the process to pass on.
 """
 
 import struct
@@ -10,10 +10,16 @@ from typing import Literal
 
 import msgspec
 
+from s3cache.decoding import decode
+from s3cache.errors import Corrupt
 from s3cache.ledger import Event
 
 VERSION = "1"
 HEADER = struct.Struct("<I")
+REQUEST_BYTES = 1 << 20
+"""What a request may be: the agent holds one of each process in memory."""
+REPLY_BYTES = 64 << 20
+"""What a reply may be: the keys of a profile, or the events of a run."""
 
 Status = Literal["ready", "unusable", "absent", "unavailable"]
 
@@ -159,14 +165,22 @@ _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
+def length_of(header: bytes, limit: int) -> int:
+    """Return how long the message after `header` is. Raises Corrupt when that is more than `limit`."""
+    length: int = HEADER.unpack(header)[0]
+    if length > limit:
+        raise Corrupt(f"a message of {length} bytes, at most {limit} are taken")
+    return length
+
+
 def decode_request(body: bytes) -> Request:
-    """Return the request in `body`. Raises msgspec.DecodeError when it is none."""
-    return _requests.decode(body)
+    """Return the request in `body`. Raises Corrupt when it is none."""
+    return decode(body, _requests, "a request")
 
 
 def decode_reply(body: bytes) -> Reply:
-    """Return the reply in `body`. Raises msgspec.DecodeError when it is none."""
-    return _replies.decode(body)
+    """Return the reply in `body`. Raises Corrupt when it is none."""
+    return decode(body, _replies, "a reply")
 
 
 def frame(message: Request | Reply) -> bytes:

@@ -22,17 +22,27 @@ from s3cache.agent.jobs import Jobs, Run, versions
 from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
-from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
+from s3cache.counts import HighestCounts
+from s3cache.errors import (
+    Corrupt,
+    DiskTierError,
+    ObjectAbsent,
+    S3CacheError,
+    SettingsError,
+    StoreError,
+    Unreachable,
+    Untrusted,
+)
 from s3cache.ledger import Event
 from s3cache.machine import Machine, gpus
 from s3cache.namespaces import Rule, rule_of
 from s3cache.prefetch import bring, open_profile, worth_fetching
 from s3cache.prelude import useful_bytes
-from s3cache.settings import Mode, Settings
+from s3cache.settings import Settings
 from s3cache.spool import Spool
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
-from s3cache.tier import DiskTier
+from s3cache.tier import open_tier
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +82,7 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
             group.start_soon(agent.prefetch)
             group.start_soon(agent.terminate_on, signals)
             await agent.welcome(first)
-            if agent.uploader:
-                group.start_soon(agent.uploader.run)
+            group.start_soon(agent.upload)
             await agent.until_idle()
             group.cancel_scope.cancel()
     for run in agent.jobs.runs.values():
@@ -88,18 +97,24 @@ class Agent:
     def __init__(self, settings: Settings, bucket: ObjectStore, group: TaskGroup) -> None:
         self._settings = settings
         self._group = group
-        self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
+        self._tier = open_tier(settings)
         self._objects = BreakerStore(bucket)
         writer = {"package": versions().get("torch-s3cache", "")}
         self._machine = Machine()
-        self._cache = Cache(self._objects, self._tier, self._machine, writer)
-        self.jobs = Jobs()
+        self._keyring = settings.keyring()
+        self._counts = HighestCounts(settings.tier_directory / "counts", settings.access)
+        self._cache = Cache(self._objects, self._tier, self._machine, self._keyring, writer)
+        self.jobs = Jobs(self._keyring)
+        self._signing_failure: SettingsError | None = None
+        self._knows_whether_it_signs = anyio.Event()
         self._found_absent: set[str] = set()
         """Slots that were looked at ahead of being asked for; said once."""
         self.uploader: Uploader | None = None
-        if settings.mode is Mode.READ_WRITE:
-            spool = Spool(settings.spool_directory, settings.disk_limit // 4)
-            segments = SegmentWriter(self._cache, self._objects, self._tier, self.jobs, _toolchain())
+        if settings.refusal is None:
+            spool = Spool(settings.spool_directory, settings.disk_limit // 4, settings.access)
+            segments = SegmentWriter(
+                self._cache, self._objects, self._tier, self.jobs, self._counts, _toolchain()
+            )
             self.uploader = Uploader(spool, self._cache, self._objects, self.jobs, segments, _step_back)
         # The process that started the agent is one, though it may not have connected yet.
         self._processes = 1
@@ -127,7 +142,7 @@ class Agent:
                             await stream.send(protocol.frame(reply))
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             pass
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except Corrupt as error:
             logger.warning("a process sent what is no message: %s", error)
         finally:
             self._leave()
@@ -156,6 +171,24 @@ class Agent:
         async with anyio.create_task_group() as group:
             async for run in self._started:
                 group.start_soon(self._prefetch, run)
+
+    async def upload(self) -> None:
+        """Empty the spool, once the key is there that signs what goes to the bucket."""
+        if self.uploader is None:
+            self._knows_whether_it_signs.set()
+            return
+        try:
+            signing = await anyio.to_thread.run_sync(self._settings.signing_keyring)
+        except SettingsError as error:
+            # What is in the spool waits for a start that can sign it.
+            self._signing_failure = error
+            self.uploader = None
+            return
+        finally:
+            self._knows_whether_it_signs.set()
+        if signing.signing:
+            self._keyring.sign_with(signing.signing)
+        await self.uploader.run()
 
     async def terminate_on(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Leave, within a deadline, once a signal arrives."""
@@ -304,6 +337,8 @@ class Agent:
     def _warning(self, run: Run) -> str | None:
         if self._cache.tier_failure:
             run.warn(self._cache.tier_failure)
+        if self._signing_failure:
+            run.warn(self._signing_failure)
         return run.take_warning()
 
     async def _prefetch(self, run: Run) -> None:
@@ -315,13 +350,14 @@ class Agent:
         with anyio.move_on_after(self._settings.deadline_seconds) as deadline:
             try:
                 with run.ledger.timed("prefetch", "profile"):
-                    segments, prelude = await open_profile(self._cache, self._objects, job.prefix)
-                    job.learn(segments)
+                    opened = await open_profile(self._cache, self._objects, job.prefix)
+                    job.learn(opened.segments)
                     job.is_known = True
                     self._cache.drop_catalogs(job.prefix, but=job.segments)
-                    if prelude and job.segments:
-                        job.prelude_bytes = useful_bytes(prelude, job.segments)
-                        copies = prelude.frames
+                    if opened.prelude and job.segments:
+                        job.prelude_bytes = useful_bytes(opened.prelude, job.segments)
+                        copies = opened.prelude.frames
+                    self._compare_counts(run, opened.is_whole)
             except S3CacheError as error:
                 run.warn(error)
             finally:
@@ -343,7 +379,26 @@ class Agent:
             "; S3CACHE_DEADLINE is over" if deadline.cancelled_caught else "",
         )
 
+    def _compare_counts(self, run: Run, is_whole: bool) -> None:
+        """Say so when a profile has counted further before: what came since was taken away."""
+        job = run.profile
+        if not self._keyring.trusted:
+            # Anybody can count.
+            return
+        seen = self._counts.of(job.prefix)
+        if is_whole and job.segments and job.highest_count < seen:
+            run.warn(
+                Untrusted(
+                    f"{self._settings.url}: somebody put an older profile of {job.job} back, which counts "
+                    f"{job.highest_count} where {seen} was seen; it is used, since it is signed; `s3cache "
+                    "verify` says more"
+                )
+            )
+        job.highest_count = max(job.highest_count, seen)
+        self._counts.note(job.prefix, job.highest_count)
+
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
+        await self._knows_whether_it_signs.wait()
         if self.uploader:
             await self.uploader.flush(is_abandoned)
 
@@ -384,5 +439,6 @@ def _step_back() -> None:
 
 
 async def _receive(stream: BufferedByteReceiveStream) -> protocol.Request:
-    (length,) = protocol.HEADER.unpack(await stream.receive_exactly(protocol.HEADER.size))
+    header = await stream.receive_exactly(protocol.HEADER.size)
+    length = protocol.length_of(header, protocol.REQUEST_BYTES)
     return protocol.decode_request(await stream.receive_exactly(length))

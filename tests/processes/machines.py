@@ -13,6 +13,7 @@ from textwrap import dedent
 from typing import Any, NamedTuple
 
 from s3cache import frame, manifest
+from s3cache.keyring import NO_KEYS
 from tests.servers import Server
 
 RUN_SECONDS = 60.0
@@ -209,7 +210,7 @@ class Bucket:
         """Return what is stored in slot 0 of a key."""
         client = self._server.client()
         try:
-            found = manifest.decode(self._get(client, f"manifests/{namespace}/{key}/0"))
+            found = manifest.decode(self._get(client, f"manifests/{namespace}/{key}/0"), NO_KEYS)
             return {member.name: self._content(client, found, member) for member in found.members}
         finally:
             client.close()
