@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Namespaces that are neither read nor written."""
     deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
     """How long a process waits for the bucket in all; past that it compiles."""
+    pin: bool = False
+    """Whether all processes of a run see the same, from its start on."""
 
     @classmethod
     def from_environment(
@@ -72,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             report=Path(report).absolute() if report else None,
             exclude=frozenset(filter(None, map(str.strip, environ.get("S3CACHE_EXCLUDE", "").split(",")))),
             deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or str(DEFAULT_DEADLINE_SECONDS)),
+            pin=_switch("S3CACHE_PIN", environ.get("S3CACHE_PIN") or "0"),
         )
 
     @property
@@ -141,6 +144,12 @@ def _seconds(text: str) -> float:
         if 0 <= (seconds := float(text)) < math.inf:
             return seconds
     raise SettingsError(f"S3CACHE_DEADLINE must be a number of seconds as 120 or 0.5, not {text!r}")
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise SettingsError(f"{name} must be 0 or 1, not {text!r}")
+    return text == "1"
 
 
 def _mode(text: str) -> Mode:
