@@ -194,6 +194,8 @@ def summary(report: dict[str, Any], pending: int) -> str:
     after = (
         f"; prefetched {size(prefetched)} in {report['seconds']['prefetch']:.1f} s" if prefetched else ""
     )
+    if report["pinned"] is not None:
+        after += f"; pinned: {report['pinned']} entries"
     return (
         f"s3cache: {got['bucket_hits'] + got['disk_hits']} hits ({got['bucket_hits']} from the bucket), "
         f"{got['misses']} misses, {got['puts']} stored{waiting}; "

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from s3cache import keys, names
 from s3cache.agent import protocol
@@ -17,11 +17,13 @@ from s3cache.agent.address import RUN_VARIABLE, agent_directory
 from s3cache.agent.connection import Connection
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
-from s3cache.machine import Machine, platform_tag
+from s3cache.machine import Machine, likeness, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry, Result
+from s3cache.pinned import Pinned
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
 from s3cache.tier import open_tier
+from s3cache.view import View
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Client:
         self._warned = False
         self._pid = os.getpid()
         self._hits: set[tuple[str, str, int]] = set()
+        name = names.view_name(settings.job, self._agent.run)
+        self._pinned = Pinned(self._tier, self._entries, name, self._ask) if settings.pin else None
 
     def variants(self, namespace: str, key: str, members: Collection[str] | None = None) -> Iterator[Entry]:
         """Yield every stored variant whose requirements this machine meets, in slot order.
@@ -65,6 +69,8 @@ class Client:
             return
         found = False
         for slot in range(MAX_SLOTS):
+            if not self._sees(namespace, key, slot):
+                continue
             started = time.perf_counter()
             manifest = self._entries.manifest(namespace, key, slot)
             if manifest is None:
@@ -149,6 +155,11 @@ class Client:
         reply = self._ask(protocol.ProfileOf(namespace_prefix))
         return reply.keys if isinstance(reply, protocol.Profile) else []
 
+    def agree(self, settle: Callable[[View], View]) -> None:
+        """See from now on what `settle`, which may raise, makes of what this machine has, if pinned."""
+        if self._pinned:
+            self._pinned.agree(settle)
+
     def flush(self, seconds: float) -> protocol.Flushed | None:
         """Wait until all that was put is stored, at most `seconds`; None when no agent answers."""
         # One that is not up by now, or does not answer at once, has kept the job waiting long enough.
@@ -176,6 +187,19 @@ class Client:
             self._agent.start()
         except (OSError, RuntimeError) as error:
             self._warn(f"the agent cannot be started: {error}")
+
+    def _sees(self, namespace: str, key: str, slot: int) -> bool:
+        """Return whether a slot is visible: in a pinned run, only what was when it started."""
+        if self._pinned is None:
+            return True
+        view = self._pinned.view()
+        if view is None:
+            self._warn(
+                "the ranks have yet to agree on what they see, and until then they compile; "
+                "call torch.distributed.init_process_group before what is compiled runs"
+            )
+            return False
+        return view.sees(names.manifest_name(namespace, key, slot), likeness())
 
     def _entry(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> Entry | None:
         entry = self._entries.find(namespace, key, slot, members)
@@ -230,7 +254,7 @@ class Client:
 
     def _request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
         reply = self._agent.request(request, seconds)
-        if isinstance(reply, protocol.Found | protocol.Flushed) and reply.warning:
+        if isinstance(reply, protocol.Found | protocol.ViewIs | protocol.Flushed) and reply.warning:
             self._warn(reply.warning)
         return reply
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 from s3cache import frame, names
 from s3cache import manifest as manifests
-from s3cache.catalog import Catalog
+from s3cache.catalog import Catalog, Reference
 from s3cache.errors import Corrupt, Untrusted
 from s3cache.keyring import Keyring
 from s3cache.manifest import Entry, Manifest, Place
@@ -66,6 +66,14 @@ class LocalEntries:
             logger.warning("%s %s slot %d is damaged: %s", manifest.namespace, manifest.key, slot, error)
             return None
         return manifests.entry_of(manifest, slot, contents)
+
+    def references(self) -> Iterator[Reference]:
+        """Yield what the catalogs say of each manifest: of several sayings, the newest."""
+        seen: set[str] = set()
+        for reference in chain(*(catalog.references() for catalog in self._catalogs.values())):
+            if reference.name not in seen:
+                seen.add(reference.name)
+                yield reference
 
     def look_again(self) -> None:
         """Take notice of catalogs that came, or went, since."""

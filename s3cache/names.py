@@ -7,6 +7,7 @@ claims/<namespace>/<key>               somebody is storing this, and what follow
 profiles/<job>/<platform>/<segment>
 preludes/<job>/<platform>              what a start reads first of a profile
 catalogs/<job>/<platform>/<segment>    the segment's catalog, in the disk tier
+views/<digest>                         what a pinned run sees, in the disk tier
 """
 
 import re
@@ -87,6 +88,16 @@ def catalog_name(segment: str) -> str:
 def prelude_name(prefix: str) -> str:
     """Return the name of the object that holds the prelude of the profile of that prefix."""
     return prefix.replace("profiles/", "preludes/", 1).rstrip("/")
+
+
+def view_name(job: str, run: str) -> str:
+    """Return the name, in the disk tier, of what a pinned run sees on this machine."""
+    return f"views/{digest_of(f'{job} {run}'.encode())}"
+
+
+def agreed_view_name(data: bytes) -> str:
+    """Return the name, in the disk tier, of what the ranks of several machines agreed to see."""
+    return f"views/{digest_of(data)}"
 
 
 def profile_prefix(job: str, platform: str) -> str:

@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the key is that signs what is stored."""
     shared_group: bool = False
     """Whether the group that owns the folder may write there."""
+    pin: bool = False
+    """Whether all processes of a run see the same, from its start on."""
 
     @classmethod
     def from_environment(
@@ -90,7 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or str(DEFAULT_DEADLINE_SECONDS)),
             trusted_keys=trusted_keys,
             signing_key=signing_key,
-            shared_group=_switch(environ.get("S3CACHE_SHARED_GROUP") or "0"),
+            shared_group=_switch("S3CACHE_SHARED_GROUP", environ.get("S3CACHE_SHARED_GROUP") or "0"),
+            pin=_switch("S3CACHE_PIN", environ.get("S3CACHE_PIN") or "0"),
         )
 
     @property
@@ -196,9 +199,9 @@ def _seconds(text: str) -> float:
     raise SettingsError(f"S3CACHE_DEADLINE must be a number of seconds as 120 or 0.5, not {text!r}")
 
 
-def _switch(text: str) -> bool:
+def _switch(name: str, text: str) -> bool:
     if text not in ("0", "1"):
-        raise SettingsError(f"S3CACHE_SHARED_GROUP must be 0 or 1, not {text!r}")
+        raise SettingsError(f"{name} must be 0 or 1, not {text!r}")
     return text == "1"
 
 

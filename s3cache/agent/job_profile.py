@@ -38,6 +38,8 @@ class JobProfile:
         """Whether reading it has begun."""
         self.read = anyio.Event()
         """Set when the profile was read, or could not be."""
+        self.prefetched = anyio.Event()
+        """Set when prefetching it has come to its end."""
         self.is_known = False
         """Whether it was read, be it empty."""
         self.prelude_bytes: int | None = None

@@ -10,6 +10,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import anyio
+
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.protocol import Hello
 from s3cache.errors import DiskTierError, S3CacheError
@@ -25,13 +27,20 @@ _PACKAGES = ("torch-s3cache", "torch", "triton", "aioboto3")
 class Run:
     """One run of a job: all its processes, and what they cost and gained."""
 
-    def __init__(self, profile: JobProfile) -> None:
+    def __init__(self, id: str, profile: JobProfile) -> None:
+        self.id = id
         self.profile = profile
         self.ledger = Ledger()
         self.started = time.monotonic()
         self.report: Path | None = None
         self.has_spoken = False
         """Whether one of its processes ever connected."""
+        self.decided: anyio.Event | None = None
+        """Set when it was decided what it sees on this machine; None: nobody asked."""
+        self.view: bytes | None = None
+        """What it sees on this machine."""
+        self.pinned: int | None = None
+        """How many entries it sees, if it is pinned."""
         self._untold: str | None = None
 
     def warn(self, error: S3CacheError) -> None:
@@ -52,6 +61,7 @@ class Run:
             "job": self.profile.job,
             **self.ledger.as_dict(),
             "trusted_keys": [f"{key.name} {key.id}" for key in self.profile.keyring.trusted],
+            "pinned": self.pinned,
             "versions": versions(),
             "machine": fingerprint(),
         }
@@ -80,7 +90,7 @@ class Jobs:
         """Return the run that a process belongs to."""
         run = self.runs.get((hello.run, hello.job))
         if run is None:
-            run = self.runs[hello.run, hello.job] = Run(self.profile(hello.job))
+            run = self.runs[hello.run, hello.job] = Run(hello.run, self.profile(hello.job))
         if hello.report:
             run.report = Path(hello.report)
         return run

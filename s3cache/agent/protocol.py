@@ -1,8 +1,8 @@
 """What a job's process and the agent say to each other, over a Unix socket. Pure.
 
 A message is four bytes of length, little-endian, then so many of msgpack. `Lookup`, `ProfileOf`,
-`ProgressOf`, `TraceOf` and `Flush` are answered; the others are only said. One answer in a run may have
-a warning, for the process to pass on.
+`ViewOf`, `Agreed`, `ProgressOf`, `TraceOf` and `Flush` are answered; the others are only said. One answer
+in a run may have a warning, for the process to pass on.
 """
 
 import struct
@@ -92,6 +92,16 @@ class ProfileOf(msgspec.Struct, tag=True, frozen=True):
     namespace_prefix: str
 
 
+class ViewOf(msgspec.Struct, tag=True, frozen=True):
+    """Ask what this run sees on this machine: that is decided when it is first asked."""
+
+
+class Agreed(msgspec.Struct, tag=True, frozen=True):
+    """The ranks of several machines have agreed on a view: keep it for the processes they start."""
+
+    view: bytes
+
+
 class ProgressOf(msgspec.Struct, tag=True, frozen=True):
     """Ask how far the prefetch of the job has come."""
 
@@ -116,6 +126,8 @@ Request = (
     | Waited
     | Spooled
     | ProfileOf
+    | ViewOf
+    | Agreed
     | ProgressOf
     | TraceOf
     | Flush
@@ -133,6 +145,13 @@ class Profile(msgspec.Struct, tag=True, frozen=True):
     """Namespaces and keys, in the order of use."""
 
     keys: list[tuple[str, str]]
+
+
+class ViewIs(msgspec.Struct, tag=True, frozen=True):
+    """A view; None while it is not decided."""
+
+    view: bytes | None
+    warning: str | None = None
 
 
 class ProgressIs(msgspec.Struct, tag=True, frozen=True):
@@ -158,7 +177,7 @@ class Flushed(msgspec.Struct, tag=True, frozen=True):
     warning: str | None = None
 
 
-Reply = Found | Profile | ProgressIs | Events | Flushed
+Reply = Found | Profile | ViewIs | ProgressIs | Events | Flushed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -15,8 +15,8 @@ import msgspec
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from s3cache import ledger, names
-from s3cache.agent import protocol
+from s3cache import ledger, names, view
+from s3cache.agent import protocol, views
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs, Run, versions
 from s3cache.agent.segments import SegmentWriter
@@ -54,6 +54,8 @@ PROFILE_SECONDS = 3.0
 """How long an answer may wait for a profile that is still being read."""
 NICENESS = 19
 """A job that computes comes before uploads; until there are any, what it waits for is not held up."""
+VIEW_SECONDS = 1.0
+"""How long an answer may wait for a view that is still to be decided."""
 VARIANTS_AHEAD = 4
 """Slots that are looked at together with the first one of a key that has variants."""
 GIVE_UP_SECONDS = 60.0
@@ -247,6 +249,17 @@ class Agent:
                 with anyio.move_on_after(PROFILE_SECONDS):
                     await run.profile.read.wait()
                 return protocol.Profile(run.profile.keys(prefix))
+            case protocol.ViewOf():
+                if run.decided is None:
+                    run.decided = anyio.Event()
+                    self._group.start_soon(self._decide, run, run.decided)
+                with anyio.move_on_after(VIEW_SECONDS):
+                    await run.decided.wait()
+                return protocol.ViewIs(run.view, self._warning(run))
+            case protocol.Agreed(agreed):
+                run.pinned = len(view.decode(agreed))
+                self._write_down(run, names.agreed_view_name(agreed), agreed)
+                return protocol.ViewIs(agreed, self._warning(run))
             case protocol.ProgressOf():
                 progress = run.profile.progress
                 return protocol.ProgressIs(progress.bytes, progress.of, progress.is_over)
@@ -367,6 +380,7 @@ class Agent:
             with run.ledger.timed("prefetch", "frames"):
                 await bring(self._cache, frames, job.progress, copies)
         job.progress.is_over = True
+        job.prefetched.set()
         run.ledger.prefetched_bytes = run.ledger.bytes_down - had
         run.ledger.seconds["prefetch"] = time.monotonic() - started
         logger.info(
@@ -396,6 +410,23 @@ class Agent:
             )
         job.highest_count = max(job.highest_count, seen)
         self._counts.note(job.prefix, job.highest_count)
+
+    async def _decide(self, run: Run, decided: anyio.Event) -> None:
+        """Decide what a pinned run sees on this machine, unless that was decided already."""
+        await run.profile.prefetched.wait()
+        job = run.profile
+        seen = await anyio.to_thread.run_sync(views.here, self._tier, job, self._machine)
+        run.view = self._write_down(run, names.view_name(job.job, run.id), view.encode(seen))
+        run.pinned = len(view.decode(run.view))
+        decided.set()
+
+    def _write_down(self, run: Run, name: str, data: bytes) -> bytes:
+        """Write a view down, and return the one that is: what was written first stays."""
+        try:
+            self._tier.write(name, data)
+        except DiskTierError as error:
+            run.warn(error)
+        return self._tier.read(name) or data
 
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
         await self._knows_whether_it_signs.wait()
