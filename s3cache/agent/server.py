@@ -426,7 +426,8 @@ class Agent:
             self._tier.write(name, data)
         except DiskTierError as error:
             run.warn(error)
-        return self._tier.read(name) or data
+        found = self._tier.read(name)
+        return data if found is None else found
 
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
         await self._knows_whether_it_signs.wait()

@@ -204,6 +204,17 @@ class Fleet:
         finally:
             client.close()
 
+    def receive(self, other: "Fleet") -> None:
+        """Copy all objects of another fleet, as if a machine of this one had recorded them."""
+        bucket, _, root = self.url.removeprefix("s3://").partition("/")
+        source = other.url.removeprefix("s3://")
+        client = self._server.client()
+        try:
+            for name in other.objects():
+                client.copy_object(Bucket=bucket, Key=f"{root}/v1/{name}", CopySource=f"{source}/v1/{name}")
+        finally:
+            client.close()
+
     def objects(self, prefix: str = "") -> dict[str, str]:
         """Return the objects whose names begin so, each with a mark of what it holds."""
         bucket, _, root = self.url.removeprefix("s3://").partition("/")
