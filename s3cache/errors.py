@@ -5,6 +5,7 @@ S3CacheError
 ├── InvalidName              a namespace, key or member name cannot be used
 ├── TooLarge                 a result has a member that is larger than any reader takes
 ├── Corrupt                  bytes do not match their digest, or cannot be decoded
+│   └── Removed              a slot's result was removed, and a slot above it was not
 ├── DiskTierError            the disk tier cannot be used
 │   └── DiskFull             there is no room for an entry
 ├── SlotsExhausted           a key has as many variants as it may have
@@ -38,6 +39,10 @@ class TooLarge(S3CacheError, ValueError):
 
 class Corrupt(S3CacheError):
     """Raised when bytes do not match their digest, or cannot be decoded."""
+
+
+class Removed(Corrupt):
+    """Raised when a slot's result was removed, and a slot above it was not."""
 
 
 class DiskTierError(S3CacheError):

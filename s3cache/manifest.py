@@ -6,11 +6,13 @@ import msgspec
 
 from s3cache import envelope, frame, names
 from s3cache.digest import DIGEST_BYTES, digest_of, raw_digest_of
-from s3cache.errors import Corrupt, InvalidName, TooLarge
+from s3cache.errors import Corrupt, InvalidName, Removed, TooLarge
 from s3cache.namespaces import Rule, rule_of
 
 MAX_SLOTS = 64
 """How many variants a key may have."""
+TOMBSTONE = b""
+"""What lies in a slot whose result was removed, so that the slots above it are found."""
 INLINE_CONTENT_BYTES = 64 << 10
 """What the members that lie in a manifest may have together."""
 INLINE_BYTES = 1 << 10
@@ -108,8 +110,21 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(data: bytes) -> Manifest:
-    """Return the manifest in `data`. Raises Corrupt when it is damaged or names what it may not."""
+    """Return the manifest in `data`.
+
+    Raises Removed when it is a tombstone, Corrupt when it is damaged or names what it may not.
+    """
+    if data == TOMBSTONE:
+        raise Removed("what was there was removed")
     return check(envelope.unseal(data, _decoder))
+
+
+def of_key(data: bytes, namespace: str, key: str) -> Manifest:
+    """Return the manifest in `data`. Raises as `decode` does, and Corrupt when it is of another key."""
+    manifest = decode(data)
+    if (manifest.namespace, manifest.key) != (namespace, key):
+        raise Corrupt(f"a manifest of {manifest.namespace} {manifest.key} lies under another key")
+    return manifest
 
 
 def check(manifest: Manifest) -> Manifest:

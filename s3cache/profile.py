@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from s3cache import catalog, envelope, frame, manifest
+from s3cache import catalog, envelope, frame, manifest, names
 from s3cache.catalog import Reference
 from s3cache.digest import DIGEST_BYTES, digest_of
 from s3cache.errors import Corrupt, TooLarge
@@ -34,7 +34,7 @@ class Segment(msgspec.Struct, frozen=True):
     written: float = 0.0
 
 
-_SEGMENT = re.compile(r"[0-9]{13}-[0-9a-f]{32}\Z")
+_SEGMENT = re.compile(rf"{names.STAMPED}\Z")
 _decoder = msgspec.msgpack.Decoder(Segment)
 
 

@@ -68,6 +68,12 @@ def bucket(tmp_path: Path) -> Bucket:
     return Bucket(tmp_path / "machines")
 
 
+@pytest.fixture(autouse=True)
+def _one_salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packs have names that a test can tell beforehand."""
+    monkeypatch.setattr(Cache, "_salt", lambda _: b"")
+
+
 @pytest.fixture
 def counts() -> Ledger:
     """The ledger that a test's requests are charged to, once it calls `ledger.charge`."""
@@ -1159,10 +1165,10 @@ async def test_a_claim_is_there_while_results_are_stored_and_not_any_more_afterw
 async def test_a_claim_is_withdrawn_when_nothing_could_be_stored(bucket: Bucket) -> None:
     cache = bucket.new_machine()
 
-    async def refuse(pack: Pack) -> None:
+    async def refuse(results: Sequence[Result]) -> Pack:
         raise Unreachable("why")
 
-    cache.upload = refuse  # type: ignore[method-assign]
+    cache.pack = refuse  # type: ignore[method-assign]
     with pytest.raises(Unreachable):
         await cache.put_all(made(), heed_claims=True)
     assert bucket.objects == {}

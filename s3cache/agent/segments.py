@@ -6,7 +6,6 @@ import time
 import anyio
 
 from s3cache import catalog, compaction, ledger, names, prelude, profile
-from s3cache import pack as packs
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs
 from s3cache.cache import Cache
@@ -119,8 +118,7 @@ class SegmentWriter:
                 )
         if not results:
             return plan.references, []
-        pack = await anyio.to_thread.run_sync(packs.build, list(results.values()), self._writer)
-        await self._cache.upload(pack)
+        pack = await self._cache.pack(list(results.values()))
         anew = dict(zip(results, pack.manifests, strict=True))
         references = [
             Reference(reference.slot, compaction.moved(reference.manifest, anew[number]), reference.opened)

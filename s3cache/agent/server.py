@@ -22,7 +22,15 @@ from s3cache.agent.jobs import Jobs, Run, versions
 from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
-from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
+from s3cache.errors import (
+    Corrupt,
+    DiskTierError,
+    ObjectAbsent,
+    Removed,
+    S3CacheError,
+    StoreError,
+    Unreachable,
+)
 from s3cache.ledger import Event
 from s3cache.machine import Machine, gpus
 from s3cache.namespaces import Rule, rule_of
@@ -282,6 +290,8 @@ class Agent:
             await self._cache.fill(manifest, slot, lookup.members)
         except ObjectAbsent:
             return "absent"
+        except Removed:
+            return "unusable"
         except Corrupt as error:
             logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
             return "unusable"

@@ -1,0 +1,200 @@
+"""What lies in a bucket, and what names what, in a temporary file: there may be millions of objects."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+from s3cache.manifest import TOMBSTONE
+from s3cache.names import Kind, kind_of
+from s3cache.stores.base import Listed
+
+_PAGE = 1000
+_CACHE_KIBIBYTES = 32 << 10
+_SCHEMA = """
+CREATE TABLE objects (
+    name TEXT PRIMARY KEY, folder TEXT, kind TEXT, size INTEGER, created REAL,
+    is_live INTEGER DEFAULT 0, goes INTEGER DEFAULT 0, is_condemned INTEGER DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE named (manifest TEXT, pack TEXT, PRIMARY KEY (manifest, pack)) WITHOUT ROWID;
+CREATE TABLE listed (name TEXT PRIMARY KEY, is_due INTEGER) WITHOUT ROWID;
+"""
+_IS_DUE = "EXISTS (SELECT 1 FROM listed WHERE listed.name = objects.name AND is_due)"
+_WAITS = "EXISTS (SELECT 1 FROM listed WHERE listed.name = objects.name AND NOT is_due)"
+
+
+class Total(NamedTuple):
+    """So many objects of a kind, and their bytes."""
+
+    kind: str
+    objects: int
+    bytes: int
+
+
+class Slot(NamedTuple):
+    """A slot: the name of its object, whether that is a tombstone, whether it goes."""
+
+    name: str
+    is_tombstone: bool
+    goes: bool
+
+
+class Inventory:
+    """The objects of a bucket. As a context manager it has its file, which nobody else sees."""
+
+    def __enter__(self) -> Self:
+        # Without a name SQLite keeps a file that is gone when its process is.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.executescript(_SCHEMA)
+        self._database.execute("BEGIN")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def add(self, objects: Iterable[Listed]) -> None:
+        """Add objects; those whose names are not of our making have no kind."""
+        rows = (
+            (name, name.rpartition("/")[0], kind.value if (kind := kind_of(name)) else "", size, created)
+            for name, size, created in objects
+        )
+        self._many(
+            "INSERT OR REPLACE INTO objects (name, folder, kind, size, created) VALUES (?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def name_packs(self, manifest: str, packs: Iterable[str]) -> None:
+        """Note which packs a manifest names."""
+        self._many("INSERT OR IGNORE INTO named VALUES (?, ?)", ((manifest, pack) for pack in packs))
+
+    def use(self, names: Iterable[str]) -> None:
+        """Note that something in use names these objects."""
+        self._many("UPDATE objects SET is_live = 1 WHERE name = ?", ((name,) for name in names))
+
+    def condemn(self, names: Iterable[str], *, is_due: bool) -> None:
+        """Note what a list says; it is due once the grace is over."""
+        self._many(
+            "INSERT INTO listed VALUES (?, ?) ON CONFLICT DO UPDATE SET is_due = max(is_due, excluded.is_due)",
+            ((name, is_due) for name in names),
+        )
+
+    def has(self, name: str) -> bool:
+        """Return whether there is an object of that name."""
+        return bool(self._rows("SELECT 1 FROM objects WHERE name = ?", name))
+
+    def certain_to_stay(self, unused_since: float) -> Iterator[str]:
+        """Yield the manifests that stay whatever is in use: they are young, or not due."""
+        yield from self._names(
+            f"kind = 'manifests' AND size > 0 AND NOT (created < :unused_since AND {_IS_DUE})",
+            unused_since=unused_since,
+        )
+
+    def in_use_after_all(self, unused_since: float) -> Iterator[str]:
+        """Yield the other manifests that are in use."""
+        yield from self._names(
+            f"kind = 'manifests' AND size > 0 AND is_live AND created < :unused_since AND {_IS_DUE}",
+            unused_since=unused_since,
+        )
+
+    def decide(self, unused_since: float, due_since: float, claimed_since: float) -> None:
+        """Decide what goes and what is condemned: what was created before the moment that is given.
+
+        A pack goes when all manifests that name it do.
+        """
+        unused = (
+            "NOT is_live AND created < :unused_since AND NOT (kind = 'manifests' AND size = 0)"
+            " AND kind IN ('packs', 'manifests', 'profiles', 'preludes')"
+        )
+        naming = "SELECT pack FROM named JOIN objects AS naming ON naming.name = named.manifest WHERE"
+        moments = {"unused_since": unused_since, "due_since": due_since, "claimed_since": claimed_since}
+        for statement in (
+            "UPDATE objects SET is_live = 1"
+            f" WHERE name IN ({naming} naming.is_live OR naming.created >= :unused_since)",
+            f"UPDATE objects SET goes = 1 WHERE {unused} AND {_IS_DUE} AND kind <> 'packs'",
+            f"UPDATE objects SET goes = 1 WHERE {unused} AND {_IS_DUE} AND kind = 'packs'"
+            f" AND name NOT IN ({naming} NOT naming.goes)",
+            f"UPDATE objects SET is_condemned = 1 WHERE {unused} AND NOT goes AND NOT {_WAITS}",
+            "UPDATE objects SET goes = 1 WHERE kind = 'leases' AND created < :unused_since"
+            " OR kind = 'claims' AND created < :claimed_since OR kind = 'condemned' AND created < :due_since",
+        ):
+            self._database.execute(statement, moments)
+
+    def going(self, kind: Kind) -> Iterator[str]:
+        """Yield the objects of a kind that go."""
+        yield from self._names("kind = :kind AND goes", kind=kind.value)
+
+    def condemned(self) -> Iterator[str]:
+        """Yield what is condemned."""
+        yield from self._names("is_condemned")
+
+    def slots(self) -> Iterator[dict[int, Slot]]:
+        """Yield, key by key, what lies in its slots."""
+        folder, slots = "", dict[int, Slot]()
+        for name, of, size, goes in self._pages("name, folder, size, goes", "kind = 'manifests'", {}):
+            if of != folder:
+                if slots:
+                    yield slots
+                folder, slots = of, {}
+            slots[int(name.rpartition("/")[2])] = Slot(name, size == len(TOMBSTONE), bool(goes))
+        if slots:
+            yield slots
+
+    def profiles(self) -> Iterator[tuple[str, float]]:
+        """Yield the prefix of each profile, and when its newest segment or lease was created."""
+        after = ""
+        while True:
+            rows = self._rows(
+                "SELECT folder, max(created) FROM objects WHERE kind = 'profiles' AND folder > ?"
+                f" GROUP BY folder ORDER BY folder LIMIT {_PAGE}",
+                after,
+            )
+            for folder, written in rows:
+                leases = folder.replace("profiles/", "leases/", 1)
+                ((leased,),) = self._rows(
+                    "SELECT max(created) FROM objects WHERE name > ? || '/' AND name < ? || '0'",
+                    leases,
+                    leases,
+                )
+                yield f"{folder}/", max(written, leased or 0.0)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    def lists(self) -> Iterator[Listed]:
+        """Yield the lists of what was condemned."""
+        rows = self._pages("name, size, created", "kind = :kind", {"kind": Kind.CONDEMNED.value})
+        yield from (Listed(*row) for row in rows)
+
+    def totals_going(self) -> list[Total]:
+        """Return how much goes, kind by kind."""
+        return self._totals("goes")
+
+    def totals_condemned(self) -> list[Total]:
+        """Return how much is condemned, kind by kind."""
+        return self._totals("is_condemned")
+
+    def _totals(self, condition: str) -> list[Total]:
+        rows = self._rows(
+            f"SELECT kind, count(*), sum(size) FROM objects WHERE {condition} GROUP BY kind ORDER BY kind"
+        )
+        return [Total(*row) for row in rows]
+
+    def _names(self, condition: str, **values: object) -> Iterator[str]:
+        return (name for (name,) in self._pages("name", condition, values))
+
+    def _pages(self, columns: str, condition: str, values: Mapping[str, object]) -> Iterator[Any]:
+        # Page by page: what was found may be changed before the next page is read.
+        statement = (
+            f"SELECT {columns} FROM objects WHERE name > :after AND {condition} ORDER BY name LIMIT {_PAGE}"
+        )
+        rows: list[Any] = [("",)]
+        while rows:
+            rows = self._database.execute(statement, {**values, "after": rows[-1][0]}).fetchall()
+            yield from rows
+
+    def _rows(self, statement: str, *values: object) -> list[Any]:
+        return self._database.execute(statement, values).fetchall()
+
+    def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        self._database.executemany(statement, rows)
