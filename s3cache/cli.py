@@ -30,7 +30,11 @@ FLUSH_SECONDS = 10.0
 class _Commands(click.Group):
     """The commands, of which those of other packages are imported when they are called."""
 
-    _ELSEWHERE: ClassVar[dict[str, str]] = {"kernels": "s3cache.kernels.cli"}
+    _ELSEWHERE: ClassVar[dict[str, str]] = {
+        "gc": "s3cache.commands.gc",
+        "kernels": "s3cache.kernels.cli",
+        "verify": "s3cache.commands.verify",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

@@ -45,7 +45,7 @@ class Inventory:
         # Without a name SQLite keeps a file that is gone when its process is.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
-        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute("PRAGMA journal_mode = OFF")
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN")
         return self
@@ -75,7 +75,8 @@ class Inventory:
     def condemn(self, names: Iterable[str], *, is_due: bool) -> None:
         """Note what a list says; it is due once the grace is over."""
         self._many(
-            "INSERT INTO listed VALUES (?, ?) ON CONFLICT DO UPDATE SET is_due = max(is_due, excluded.is_due)",
+            "INSERT INTO listed VALUES (?, ?)"
+            " ON CONFLICT DO UPDATE SET is_due = max(is_due, excluded.is_due)",
             ((name, is_due) for name in names),
         )
 
@@ -116,7 +117,8 @@ class Inventory:
             f" AND name NOT IN ({naming} NOT naming.goes)",
             f"UPDATE objects SET is_condemned = 1 WHERE {unused} AND NOT goes AND NOT {_WAITS}",
             "UPDATE objects SET goes = 1 WHERE kind = 'leases' AND created < :unused_since"
-            " OR kind = 'claims' AND created < :claimed_since OR kind = 'condemned' AND created < :due_since",
+            " OR kind = 'claims' AND created < :claimed_since"
+            " OR kind = 'condemned' AND created < :due_since",
         ):
             self._database.execute(statement, moments)
 
@@ -152,9 +154,9 @@ class Inventory:
             for folder, written in rows:
                 leases = folder.replace("profiles/", "leases/", 1)
                 ((leased,),) = self._rows(
-                    "SELECT max(created) FROM objects WHERE name > ? || '/' AND name < ? || '0'",
-                    leases,
-                    leases,
+                    "SELECT max(created) FROM objects WHERE name > ? AND name < ?",
+                    f"{leases}/",
+                    f"{leases}0",
                 )
                 yield f"{folder}/", max(written, leased or 0.0)
             if len(rows) < _PAGE:
