@@ -126,6 +126,29 @@ class Cache:
         self._keep_anew(name, data)
         return manifest
 
+    async def gone(self, manifests_named: Collection[str]) -> set[str]:
+        """Return which of these manifests, by name, the disk has and the bucket has no more.
+
+        What came from there, or was put there, since this cache was made is taken to be there; of the
+        others a sample is asked for, and all when the sample lacks one. Raises StoreError.
+        """
+        gone: set[str] = set()
+
+        async def ask(name: str) -> None:
+            try:
+                data = await self._objects.get(name)
+                manifests.decode(data)
+                self._keep_anew(name, data)
+            except (ObjectAbsent, Corrupt):
+                gone.add(name)
+
+        old = [name for name in manifests_named if name not in self.created | self.downloaded.keys()]
+        sample = old[:: max(len(old) // SAMPLE, 1)]
+        await for_each(sample, ask)
+        if gone:
+            await for_each([name for name in old if name not in sample], ask)
+        return gone
+
     async def _download(self, namespace: str, name: str) -> bytes:
         """Return a manifest object. Raises Corrupt when it, or what lies in it, is damaged."""
         data = await self._objects.get(name)

@@ -13,16 +13,16 @@ from s3cache import condemned, manifest, names, profile
 from s3cache.catalog import Catalog
 from s3cache.concurrency import for_each
 from s3cache.errors import Busy, Corrupt, ObjectAbsent
-from s3cache.inventory import Inventory, Slot, Total
+from s3cache.inventory import Inventory, Total
 from s3cache.names import Kind
 from s3cache.profile import Segment
-from s3cache.stores.base import Listed, ObjectStore
+from s3cache.removal import remove
+from s3cache.stores.base import ObjectStore
 
 CLAIM_SECONDS = 86_400.0
 """A claim that is older was left by a machine that died."""
 PROFILES_AT_ONCE = 8
 _READINGS = 5
-_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ async def collect(
     """
     now = await _time_of(objects) if delete else clock()
     with Inventory() as inventory:
-        await _add_all(inventory, objects.list(""))
+        await inventory.take(objects.list(""))
         collector = _Collector(objects, inventory, terms, now)
         await collector.read_lists()
         await collector.read_manifests(inventory.certain_to_stay(collector.unused_since))
@@ -76,7 +76,7 @@ async def collect(
         inventory.decide(collector.unused_since, collector.due_since, now - CLAIM_SECONDS)
         if delete:
             await collector.condemn()
-            await collector.delete()
+            await remove(objects, inventory)
         return Collected(unused, inventory.totals_condemned(), inventory.totals_going())
 
 
@@ -113,7 +113,7 @@ class _Collector:
     async def read_profiles(self) -> list[UnusedProfile]:
         """Mark what profiles in use name; return the others."""
         for kind in Kind.PROFILE, Kind.LEASE:
-            await _add_all(self._inventory, self._objects.list(f"{kind.value}/"))
+            await self._inventory.take(self._objects.list(f"{kind.value}/"))
         unused: list[UnusedProfile] = []
 
         async def read(found: tuple[str, float]) -> None:
@@ -133,26 +133,6 @@ class _Collector:
         while some := list(islice(found, condemned.NAMES)):
             data = condemned.encode(some)
             await self._objects.create(condemned.name_of(data, self._now), data)
-
-    async def delete(self) -> None:
-        """Delete what goes: whatever names something before that."""
-        for kind in Kind.PRELUDE, Kind.PROFILE:
-            await for_each(self._inventory.going(kind), self._objects.delete)
-        await for_each(self._inventory.slots(), self._clear)
-        for kind in Kind.PACK, Kind.LEASE, Kind.CLAIM, Kind.CONDEMNED:
-            await for_each(self._inventory.going(kind), self._objects.delete)
-
-    async def _clear(self, slots: dict[int, Slot]) -> None:
-        """Delete what goes of a key's slots, and leave none empty below one that stays."""
-        top = max((n for n, slot in slots.items() if not (slot.goes or slot.is_tombstone)), default=-1)
-        for number in sorted(slots, reverse=True):
-            if slots[number].goes or number > top:
-                await self._objects.delete(slots[number].name)
-            if slots[number].goes and number < top:
-                await self._objects.create(slots[number].name, manifest.TOMBSTONE)
-        for number in set(range(top)) - slots.keys():
-            folder = slots[top].name.rpartition("/")[0]
-            await self._objects.create(f"{folder}/{number}", manifest.TOMBSTONE)
 
     async def _mark(self, prefix: str) -> None:
         self._inventory.use([names.prelude_name(prefix)])
@@ -206,13 +186,3 @@ async def _time_of(objects: ObjectStore) -> float:
     created = [listed.created async for listed in objects.list(name)]
     await objects.delete(name)
     return created[0]
-
-
-async def _add_all(inventory: Inventory, found: AsyncIterator[Listed]) -> None:
-    page: list[Listed] = []
-    async for listed in found:
-        page.append(listed)
-        if len(page) == _PAGE:
-            inventory.add(page)
-            page.clear()
-    inventory.add(page)

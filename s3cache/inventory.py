@@ -1,7 +1,7 @@
 """What lies in a bucket, and what names what, in a temporary file: there may be millions of objects."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from s3cache.manifest import TOMBSTONE
@@ -16,6 +16,9 @@ CREATE TABLE objects (
     is_live INTEGER DEFAULT 0, goes INTEGER DEFAULT 0, is_condemned INTEGER DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE named (manifest TEXT, pack TEXT, PRIMARY KEY (manifest, pack)) WITHOUT ROWID;
+CREATE INDEX namers ON named (pack);
+CREATE INDEX folders ON objects (folder) WHERE kind = 'profiles';
+CREATE TABLE bodies (name TEXT PRIMARY KEY, body BLOB) WITHOUT ROWID;
 CREATE TABLE listed (name TEXT PRIMARY KEY, is_due INTEGER) WITHOUT ROWID;
 """
 _IS_DUE = "EXISTS (SELECT 1 FROM listed WHERE listed.name = objects.name AND is_due)"
@@ -64,9 +67,39 @@ class Inventory:
             rows,
         )
 
+    async def take(self, found: AsyncIterator[Listed]) -> None:
+        """Add what a listing yields."""
+        page: list[Listed] = []
+        async for listed in found:
+            page.append(listed)
+            if len(page) == _PAGE:
+                self.add(page)
+                page.clear()
+        self.add(page)
+
     def name_packs(self, manifest: str, packs: Iterable[str]) -> None:
         """Note which packs a manifest names."""
         self._many("INSERT OR IGNORE INTO named VALUES (?, ?)", ((manifest, pack) for pack in packs))
+
+    def keep_body(self, manifest: str, body: bytes) -> None:
+        """Keep a manifest as it lies in the bucket."""
+        self._many("INSERT OR REPLACE INTO bodies VALUES (?, ?)", [(manifest, body)])
+
+    def bodies_in(self, pack: str) -> Iterator[tuple[str, bytes]]:
+        """Yield the manifests that were kept of those that name a pack, and their bytes."""
+        after = ""
+        while rows := self._rows(
+            "SELECT name, body FROM named JOIN bodies ON bodies.name = named.manifest"
+            f" WHERE pack = ? AND manifest > ? ORDER BY manifest LIMIT {_PAGE}",
+            pack,
+            after,
+        ):
+            yield from rows
+            after = rows[-1][0]
+
+    def let_go(self, names: Iterable[str]) -> None:
+        """Note that these go."""
+        self._many("UPDATE objects SET goes = 1 WHERE name = ?", ((name,) for name in names))
 
     def use(self, names: Iterable[str]) -> None:
         """Note that something in use names these objects."""
@@ -83,6 +116,67 @@ class Inventory:
     def has(self, name: str) -> bool:
         """Return whether there is an object of that name."""
         return bool(self._rows("SELECT 1 FROM objects WHERE name = ?", name))
+
+    def stays(self, name: str) -> bool:
+        """Return whether there is an object of that name which does not go and is no tombstone."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM objects WHERE name = ? AND NOT goes AND NOT (kind = 'manifests' AND size = 0)",
+                name,
+            )
+        )
+
+    def sample_of_manifests(self, limit: int | None) -> Iterator[str]:
+        """Yield so many manifests by chance, all of them without `limit`."""
+        if limit is None:
+            yield from self._names("kind = 'manifests' AND size > 0")
+        else:
+            for (name,) in self._rows(
+                "SELECT name FROM objects WHERE kind = 'manifests' AND size > 0 ORDER BY random() LIMIT ?",
+                limit,
+            ):
+                yield name
+
+    def named_packs(self) -> Iterator[str]:
+        """Yield the packs that manifests name, whether they are there or not."""
+        after = ""
+        while rows := self._rows(
+            f"SELECT DISTINCT pack FROM named WHERE pack > ? ORDER BY pack LIMIT {_PAGE}", after
+        ):
+            for (pack,) in rows:
+                yield pack
+            after = rows[-1][0]
+
+    def unnamed_packs(self, created_before: float) -> Iterator[str]:
+        """Yield the packs that nothing names, but for young ones, whose manifests may be on their way."""
+        yield from self._names(
+            "kind = 'packs' AND NOT is_live AND created < :created_before"
+            " AND NOT EXISTS (SELECT 1 FROM named WHERE pack = objects.name)",
+            created_before=created_before,
+        )
+
+    def foreign(self) -> Iterator[str]:
+        """Yield the objects whose names are not of our making."""
+        yield from self._names("kind = ''")
+
+    def of_kind(self, kind: Kind) -> Iterator[str]:
+        """Yield the objects of a kind."""
+        yield from self._names("kind = :kind", kind=kind.value)
+
+    def segments(self, prefix: str) -> list[str]:
+        """Return the segments of the profile of that prefix, the newest first."""
+        rows = self._rows(
+            "SELECT name FROM objects WHERE kind = 'profiles' AND folder = ? ORDER BY name DESC",
+            prefix.rstrip("/"),
+        )
+        return [name for (name,) in rows]
+
+    def empty_slots(self) -> Iterator[str]:
+        """Yield the slots in which there is nothing although there is a manifest in one above."""
+        for slots in self.slots():
+            top = max((number for number, slot in slots.items() if not slot.is_tombstone), default=-1)
+            for number in sorted(set(range(top)) - slots.keys()):
+                yield f"{slots[top].name.rpartition('/')[0]}/{number}"
 
     def certain_to_stay(self, unused_since: float) -> Iterator[str]:
         """Yield the manifests that stay whatever is in use: they are young, or not due."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from s3cache import ledger, names
+from s3cache import leases, ledger, names
 from s3cache.cache import Cache
 from s3cache.catalog import Catalog
 from s3cache.errors import Unreachable
@@ -52,6 +52,7 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
             cache.drop_catalogs(prefix, but=segments)
             frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
             await bring(cache, frames, progress, prelude.frames if prelude else None)
+            await leases.leave(bucket, tier, prefix, segments)
     if segments is None:
         raise Unreachable(
             f"{settings.url}: the profile of {settings.job} did not come within S3CACHE_DEADLINE, "

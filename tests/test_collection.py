@@ -159,11 +159,12 @@ async def test_what_a_profile_in_use_names_stays_for_ever(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bucket.put("key")
-    await bucket.use("key")
+    segment = await bucket.use("key")
+    bucket.now += 20 * DAY
     before = dict(bucket.objects)
     monkeypatch.setattr("s3cache.leases.time.time", lambda: bucket.now)
     for _ in range(10):
-        await leave(bucket.memory, bucket.new_tier(), JOB)
+        await leave(bucket.memory, bucket.new_tier(), JOB, [segment])
         await bucket.collect_daily(20)
     assert before.items() <= bucket.objects.items()
 

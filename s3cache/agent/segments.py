@@ -64,6 +64,7 @@ class SegmentWriter:
             with anyio.fail_after(READ_SECONDS):
                 job.learn(await read_profile(self._cache, self._objects, job.prefix))
             job.is_known = True
+        job.forget(await self._cache.gone([name for name in job.new if job.find(name) is None]))
         segment = job.next_segment(self._tier, self._writer)
         if segment is None:
             return False

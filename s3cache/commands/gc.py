@@ -72,8 +72,14 @@ def describe(collected: Collected, days: int, counts: Ledger, *, delete: bool) -
         yield "A machine that may not write leaves no trace of use: --keep JOB keeps the profile of a job."
     yield f"condemned{'' if delete else ' it would be'}: {_said(collected.condemned)}"
     yield f"deleted{'' if delete else ' it would be'}: {_said(collected.going)}"
-    requests = [f"{getattr(counts.requests, kind)} {kind}" for kind in ("LIST", "GET", "PUT", "DELETE")]
-    yield f"s3cache: {', '.join(requests)}{'' if delete else '; nothing was changed, --delete does it'}"
+    yield f"s3cache: {requests(counts)}{'' if delete else '; nothing was changed, --delete does it'}"
+
+
+def requests(counts: Ledger) -> str:
+    """Return how many requests were made, on one line."""
+    return ", ".join(
+        f"{getattr(counts.requests, kind)} {kind}" for kind in ("LIST", "GET", "PUT", "DELETE")
+    )
 
 
 def _said(totals: list[Total]) -> str:
