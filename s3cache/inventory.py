@@ -21,6 +21,7 @@ CREATE INDEX folders ON objects (folder) WHERE kind = 'profiles';
 CREATE TABLE bodies (name TEXT PRIMARY KEY, body BLOB) WITHOUT ROWID;
 CREATE TABLE listed (name TEXT PRIMARY KEY, is_due INTEGER) WITHOUT ROWID;
 """
+_IS_TOMBSTONE = "(kind = 'manifests' AND size = 0)"
 _IS_DUE = "EXISTS (SELECT 1 FROM listed WHERE listed.name = objects.name AND is_due)"
 _WAITS = "EXISTS (SELECT 1 FROM listed WHERE listed.name = objects.name AND NOT is_due)"
 
@@ -121,7 +122,7 @@ class Inventory:
         """Return whether there is an object of that name which does not go and is no tombstone."""
         return bool(
             self._rows(
-                "SELECT 1 FROM objects WHERE name = ? AND NOT goes AND NOT (kind = 'manifests' AND size = 0)",
+                f"SELECT 1 FROM objects WHERE name = ? AND NOT goes AND NOT {_IS_TOMBSTONE}",
                 name,
             )
         )
@@ -198,7 +199,7 @@ class Inventory:
         A pack goes when all manifests that name it do.
         """
         unused = (
-            "NOT is_live AND created < :unused_since AND NOT (kind = 'manifests' AND size = 0)"
+            f"NOT is_live AND created < :unused_since AND NOT {_IS_TOMBSTONE}"
             " AND kind IN ('packs', 'manifests', 'profiles', 'preludes')"
         )
         naming = "SELECT pack FROM named JOIN objects AS naming ON naming.name = named.manifest WHERE"

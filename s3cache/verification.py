@@ -52,8 +52,8 @@ async def verify(
 ) -> Counter[Verdict]:
     """Read all, or so many manifests by chance and the packs that they name, and report what is found.
 
-    With `repair`, which reads all, what is wrong and what names what is missing is deleted: writers store it
-    anew. Costs a LIST for each thousand objects and a GET for each that is read.
+    With `repair`, which reads all, what is wrong and what names what is missing is deleted: writers store
+    it anew. Costs a LIST for each thousand objects and a GET for each that is read.
     Raises StoreError when the bucket refuses.
     """
     found: Counter[Verdict] = Counter()
@@ -101,7 +101,7 @@ class _Reader:
                 if member.inline is not None:
                     manifest.content_of(member, None)
         except Corrupt as error:
-            self._condemn(name, error)
+            self._refuse(name, error)
             return
         if found.frames:
             self._inventory.name_packs(name, {names.pack_name(place.pack) for place in found.frames})
@@ -133,7 +133,7 @@ class _Reader:
             except ObjectAbsent:
                 continue
             except Corrupt as error:
-                self._condemn(name, error)
+                self._refuse(name, error)
                 continue
             replaced.update(segment.replaces)
             named = {
@@ -160,7 +160,7 @@ class _Reader:
             found = prelude.decode(data, f"{name.replace('preludes/', 'profiles/', 1)}/")
             segments = [profile.decode(of, copy) for of, copy in found.segments.items()]
         except Corrupt as error:
-            self._condemn(name, error)
+            self._refuse(name, error)
             return
         digests = {packed.place.name: packed.digest for each in segments for packed in each.frames}
         if any(raw_digest_of(copy) != digests.get(of) for of, copy in found.frames.items()):
@@ -173,7 +173,7 @@ class _Reader:
         except ObjectAbsent:
             return
         except Corrupt as error:
-            self._condemn(name, error)
+            self._refuse(name, error)
 
     def _check_members(self, name: str, data: bytes) -> None:
         digest = bytes.fromhex(name.rpartition("/")[2])
@@ -196,7 +196,7 @@ class _Reader:
             except Corrupt as error:
                 if by not in wrong:
                     wrong.add(by)
-                    self._condemn(by, error)
+                    self._refuse(by, error)
 
     async def _is_there(self, name: str) -> bool:
         """Return whether an object is there that stays; what is not listed may have come since."""
@@ -216,7 +216,7 @@ class _Reader:
         except ObjectAbsent:
             return False
 
-    def _condemn(self, name: str, error: Corrupt) -> None:
+    def _refuse(self, name: str, error: Corrupt) -> None:
         self._say(Verdict.WRONG, name, str(error))
 
     def _say(self, verdict: Verdict, name: str, why: str) -> None:

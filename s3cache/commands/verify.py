@@ -42,8 +42,8 @@ class _SampleType(click.ParamType):  # type: ignore[type-arg]
 def verify(url: str, sample: int | None, repair: bool) -> None:
     """Read what lies in the bucket, and say what is wrong, missing or unreferenced.
 
-    It costs a LIST for each thousand objects and a GET for each that is read, and all their bytes. Exits with
-    1 when something is wrong or missing that was not repaired.
+    It costs a LIST for each thousand objects and a GET for each that is read, and all their bytes. Exits
+    with 1 when something is wrong or missing that was not repaired.
     """
     if repair and sample is not None:
         raise click.UsageError("--repair reads all: leave --sample away")
