@@ -1,6 +1,7 @@
 """Many requests at one time."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 from typing import TypeVar
 
 import anyio
@@ -21,20 +22,19 @@ async def for_each(
     The first error of ours cancels the rest and is raised.
     """
     failure: list[S3CacheError] = []
-    limiter = anyio.Semaphore(at_once)
+    left = iter(items)
 
-    async def run(item: T) -> None:
+    async def work(item: T) -> None:
         try:
             await function(item)
+            for following in left:
+                await function(following)
         except S3CacheError as error:
             failure.append(error)
             group.cancel_scope.cancel()
-        finally:
-            limiter.release()
 
     async with anyio.create_task_group() as group:
-        for item in items:
-            await limiter.acquire()
-            group.start_soon(run, item)
+        for item in islice(left, at_once):
+            group.start_soon(work, item)
     if failure:
         raise failure[0]
