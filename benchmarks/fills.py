@@ -228,7 +228,7 @@ async def _throw_away(url: str) -> float:
         fetched: dict[str, bytes] = {}
 
         async def find() -> None:
-            found.extend([name async for name in bucket.list(PREFIX)])
+            found.extend([listed.name async for listed in bucket.list(PREFIX)])
 
         async def get(name: str, part: range | None) -> None:
             async with limiter:

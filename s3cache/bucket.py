@@ -29,7 +29,7 @@ from s3cache.manifest import MANIFEST_BYTES
 from s3cache.prelude import PRELUDE_BYTES
 from s3cache.profile import SEGMENT_BYTES
 from s3cache.settings import parse_url
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 
 LAYOUT = "v1"
 CONNECTIONS = 64
@@ -152,14 +152,15 @@ class Bucket(ObjectStore):
                 await anyio.sleep(_CONFLICT_SECONDS)
         raise StoreError(f"{self.url}: other writers kept {name} busy")
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names that begin with `prefix`; those of one folder come sorted."""
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield the objects whose names begin with `prefix`; those of one folder come sorted."""
         page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         while True:
             async with self._request("LIST", prefix) as (client, _):
                 page = await client.list_objects_v2(**page_of)
             for item in page.get("Contents", ()):
-                yield item["Key"][len(self._prefix) :]
+                name = item["Key"][len(self._prefix) :]
+                yield Listed(name, item["Size"], item["LastModified"].timestamp())
             if not page.get("IsTruncated"):
                 return
             page_of["ContinuationToken"] = page["NextContinuationToken"]

@@ -1,20 +1,19 @@
 """The cache: read through the disk tier, one download for all who wait, every byte verified."""
 
 import logging
+import secrets
 import time
 from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
     Collection,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import groupby
-from typing import TypeVar
 
 import anyio
 
@@ -22,12 +21,14 @@ from s3cache import frame, ledger, names, profile
 from s3cache import manifest as manifests
 from s3cache import pack as packs
 from s3cache import prelude as preludes
+from s3cache.concurrency import for_each
 from s3cache.digest import raw_digest_of
 from s3cache.errors import (
     Claimed,
     Corrupt,
     DiskTierError,
     ObjectAbsent,
+    Removed,
     S3CacheError,
     SlotsExhausted,
     StoreError,
@@ -43,13 +44,10 @@ from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-AT_ONCE = 32
-"""Requests of one call that are under way at one time."""
 CLAIMED_BYTES = 128 << 10
 """Less than this is stored without asking who else is storing it: that costs a request."""
 _WITHDRAWAL_SECONDS = 5.0
+_DAY_SECONDS = 86_400
 SAMPLE = 16
 """Of so many results that are to be stored, and not of all, it is asked whether they are there."""
 
@@ -74,7 +72,8 @@ class Cache:
         self._keyring = keyring
         self._writer = dict(writer or {})
         self._flights: dict[str, _Flight] = {}
-        self._broken: set[str] = set()
+        self._broken: dict[str, Manifest] = {}
+        self._token = secrets.token_bytes(16)
         self.downloaded: dict[str, float] = {}
         """Names in the disk tier of what came from the bucket, and when by the monotonic clock."""
         self.created: set[str] = set()
@@ -106,33 +105,67 @@ class Cache:
                     yield await self.entry(manifest, slot, members)
             except ObjectAbsent:
                 return
+            except Removed:
+                continue
             except Corrupt as error:
                 logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
 
     async def manifest(self, namespace: str, key: str, slot: int) -> Manifest:
         """Return the manifest in a slot.
 
-        Raises ObjectAbsent when the slot is empty, Corrupt when what it holds cannot be used.
+        Raises ObjectAbsent when the slot is empty, Removed when what it held was removed, Corrupt when what
+        it holds cannot be used.
         """
         name = names.manifest_name(namespace, key, slot)
-
-        async def download() -> bytes:
-            data = await self._objects.get(name)
-            for member in manifests.decode(data, self._keyring).members:
-                if member.inline is not None:
-                    manifests.content_of(member, None)
-            _count_down(namespace, data)
-            return data
-
         try:
-            manifest = manifests.decode(await self._through_tier(name, download), self._keyring)
-            if (manifest.namespace, manifest.key) != (namespace, key):
-                raise Corrupt(f"{name} holds the manifest of another key")
+            data = await self._through_tier(name, lambda: self._download(namespace, name))
+            return manifests.of_key(data, namespace, key, self._keyring)
         except Corrupt:
-            self._broken.add(name)
-            self._drop(name)
+            self._forget(name)
             raise
+
+    async def stored(self, namespace: str, key: str, slot: int) -> Manifest:
+        """Return what the bucket has in a slot: what the disk has of it may have been removed there.
+
+        Raises as `manifest` does.
+        """
+        name = names.manifest_name(namespace, key, slot)
+        data = await self._download(namespace, name)
+        manifest = manifests.of_key(data, namespace, key, self._keyring)
+        self._keep_anew(name, data)
         return manifest
+
+    async def gone(self, manifests_named: Collection[str]) -> set[str]:
+        """Return which of these manifests, by name, the disk has and the bucket has no more.
+
+        What came from there, or was put there, since this cache was made is taken to be there; of the
+        others a sample is asked for, and all when the sample lacks one. Raises StoreError.
+        """
+        gone: set[str] = set()
+
+        async def ask(name: str) -> None:
+            try:
+                data = await self._objects.get(name)
+                manifests.decode(data, self._keyring)
+                self._keep_anew(name, data)
+            except (ObjectAbsent, Corrupt):
+                gone.add(name)
+
+        old = [name for name in manifests_named if name not in self.created | self.downloaded.keys()]
+        sample = old[:: max(len(old) // SAMPLE, 1)]
+        await for_each(sample, ask)
+        if gone:
+            await for_each([name for name in old if name not in sample], ask)
+        return gone
+
+    async def _download(self, namespace: str, name: str) -> bytes:
+        """Return a manifest object. Raises Corrupt when it, or what lies in it, is damaged."""
+        data = await self._objects.get(name)
+        for member in manifests.decode(data, self._keyring).members:
+            if member.inline is not None:
+                manifests.content_of(member, None)
+        _count_down(namespace, data)
+        return data
 
     def has_profile(self, prefix: str) -> bool:
         """Return whether anything of the profile of that prefix is on disk."""
@@ -171,7 +204,7 @@ class Cache:
         try:
             segment = profile.decode(name, data, self._keyring)
         except Corrupt:
-            self._drop(name)
+            self._forget(name)
             raise
         self._keep(name, data)
         self._keep(names.catalog_name(name), segment.catalog)
@@ -199,7 +232,7 @@ class Cache:
 
         contents: dict[str, bytes] = {}
         with self._noting_damage(manifest, slot):
-            await _for_each(manifest.places(members), load)
+            await for_each(manifest.places(members), load)
             for member in manifest.wanted(members):
                 grown = None if member.inline is not None else frames[manifest.frames[member.frame].name]
                 contents[member.name] = manifests.content_of(member, grown)
@@ -229,7 +262,7 @@ class Cache:
                 if self.tier_failure and not self._tier.has(place.name):
                     raise self.tier_failure
 
-        await _for_each(manifest.places(members), load)
+        await for_each(manifest.places(members), load)
 
     async def fetch(self, frames: Sequence[PackFrame]) -> None:
         """Bring frames that follow each other in one pack into the disk tier, with one request.
@@ -298,16 +331,14 @@ class Cache:
 
         # Someone may have stored the same meanwhile: then not one result, but most of them.
         sample = large[:: max(len(large) // SAMPLE, 1)]
-        await _for_each(sample, look)
+        await for_each(sample, look)
         if any(slots[number] is not None for number in sample):
-            await _for_each([number for number in large if number not in sample], look)
+            await for_each([number for number in large if number not in sample], look)
         missing = [
             number for number in large if slots[number] is None and from_slot[number] < manifests.MAX_SLOTS
         ]
         async with self._claim([results[number] for number in missing], heed_claims) as missed:
-            built = await anyio.to_thread.run_sync(packs.build, missed, self._writer)
-            if missed:
-                await self.upload(built)
+            built = await self.pack(missed)
             stored = [(number, manifest) for number, manifest in enumerate(inline) if manifest is not None]
             stored += zip(missing, built.manifests, strict=True)
 
@@ -315,7 +346,7 @@ class Cache:
                 number, manifest = item
                 slots[number] = await self._take_slot(manifest, from_slot[number])
 
-            await _for_each(stored, take)
+            await for_each(stored, take)
         return slots
 
     @asynccontextmanager
@@ -340,7 +371,7 @@ class Cache:
         variant = manifests.variant_of(result)
         for slot in range(manifests.MAX_SLOTS):
             try:
-                present = await self.manifest(result.namespace, result.key, slot)
+                present = await self.stored(result.namespace, result.key, slot)
             except ObjectAbsent:
                 return None, slot
             except Corrupt:
@@ -361,7 +392,7 @@ class Cache:
                 _count_up(manifest.namespace, data)
                 ledger.current().namespaces[manifest.namespace].puts += 1
                 self.created.add(name)
-                self._keep(name, data)
+                self._keep_anew(name, data)
                 return slot
             present = present or await self._present(manifest, slot)
             if (
@@ -376,15 +407,28 @@ class Cache:
 
     async def _present(self, manifest: Manifest, slot: int) -> Manifest | None:
         try:
-            return await self.manifest(manifest.namespace, manifest.key, slot)
+            return await self.stored(manifest.namespace, manifest.key, slot)
         except (ObjectAbsent, Corrupt):
             return None
 
-    async def upload(self, pack: Pack) -> None:
-        """Store a pack, and keep in the disk tier what a start reads of it.
+    async def pack(self, results: Sequence[Result]) -> Pack:
+        """Store the pack of results, if there are any, and keep in the disk tier what a start reads of it.
 
         Raises StoreError when the bucket refuses.
         """
+        pack = await anyio.to_thread.run_sync(packs.build, results, self._writer, self._salt())
+        if results:
+            await self._upload(pack)
+        return pack
+
+    def _salt(self) -> bytes:
+        """Return what makes a pack's name one that nobody else uses, and nobody tomorrow.
+
+        So an old pack that nothing names is one that nothing will name.
+        """
+        return self._token + int(time.monotonic() // _DAY_SECONDS).to_bytes(4)
+
+    async def _upload(self, pack: Pack) -> None:
         name = names.pack_name(pack.digest)
         created = await self._objects.create(name, pack.data)
         # A writer that died in the middle of it may have left a part.
@@ -412,11 +456,15 @@ class Cache:
         try:
             yield
         except (ObjectAbsent, Corrupt) as error:
-            self._broken.add(names.manifest_name(manifest.namespace, manifest.key, slot))
+            name = names.manifest_name(manifest.namespace, manifest.key, slot)
+            self._broken[name] = manifest
+            if isinstance(error, ObjectAbsent):
+                # It was removed: what the bucket has there by now is another one.
+                self._forget(name)
             raise Corrupt(f"a member is missing or damaged: {error}") from error
 
     def _is_whole(self, manifest: Manifest, slot: int) -> bool:
-        return names.manifest_name(manifest.namespace, manifest.key, slot) not in self._broken
+        return self._broken.get(names.manifest_name(manifest.namespace, manifest.key, slot)) != manifest
 
     async def _frame(self, manifest: Manifest, place: Place) -> bytes:
         """Return the bytes that a frame has in its pack, once what the manifest says of it holds."""
@@ -501,6 +549,16 @@ class Cache:
             del self._flights[name]
             flight.landed.set()
 
+    def _keep_anew(self, name: str, content: bytes) -> None:
+        if self._tier.digest(name) not in (None, raw_digest_of(content)):
+            self._forget(name)
+        self._keep(name, content)
+
+    def _forget(self, name: str) -> None:
+        """Take off the disk what cannot be used: the bucket may have had it replaced."""
+        with suppress(DiskTierError):
+            self._tier.remove(name)
+
     def _keep(self, name: str, content: bytes) -> None:
         try:
             self._tier.write(name, content)
@@ -508,11 +566,6 @@ class Cache:
             if self.tier_failure is None:
                 logger.warning("the disk tier takes nothing more: %s", error)
             self.tier_failure = error
-
-    def _drop(self, name: str) -> None:
-        """Take off the disk what cannot be used: the bucket may have had it replaced."""
-        with suppress(DiskTierError):
-            self._tier.remove(name)
 
 
 class _Flight:
@@ -537,23 +590,3 @@ def _runs(frames: Sequence[PackFrame], is_needed: Callable[[PackFrame], bool]) -
     for needed, run in groupby(frames, key=is_needed):
         if needed:
             yield list(run)
-
-
-async def _for_each(items: Iterable[T], function: Callable[[T], Awaitable[None]]) -> None:
-    """Run `function` on all items at once; the first error of ours cancels the rest and is raised."""
-    failure: list[S3CacheError] = []
-    limiter = anyio.Semaphore(AT_ONCE)
-
-    async def run(item: T) -> None:
-        try:
-            async with limiter:
-                await function(item)
-        except S3CacheError as error:
-            failure.append(error)
-            group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        for item in items:
-            group.start_soon(run, item)
-    if failure:
-        raise failure[0]

@@ -31,8 +31,10 @@ class _Commands(click.Group):
     """The commands, of which those of other packages are imported when they are called."""
 
     _ELSEWHERE: ClassVar[dict[str, str]] = {
+        "gc": "s3cache.commands.gc",
         "kernels": "s3cache.kernels.cli",
         "keys": "s3cache.commands.keys",
+        "verify": "s3cache.commands.verify",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

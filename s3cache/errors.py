@@ -5,6 +5,7 @@ S3CacheError
 ├── InvalidName              a namespace, key or member name cannot be used
 ├── TooLarge                 a result has a member that is larger than any reader takes
 ├── Corrupt                  bytes do not match their digest, or cannot be decoded
+│   ├── Removed              a slot's result was removed, and a slot above it was not
 │   └── Untrusted            nobody who is trusted has signed it
 ├── DiskTierError            the disk tier cannot be used
 │   └── DiskFull             there is no room for an entry
@@ -43,6 +44,10 @@ class Corrupt(S3CacheError):
 
 class Untrusted(Corrupt):
     """Raised when nobody who is trusted has signed an object, or for another place than it was found at."""
+
+
+class Removed(Corrupt):
+    """Raised when a slot's result was removed, and a slot above it was not."""
 
 
 class DiskTierError(S3CacheError):

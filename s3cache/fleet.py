@@ -90,7 +90,7 @@ async def _reports(settings: Settings) -> list[Report]:
 
 async def _newest_segments(objects: ObjectStore) -> list[str]:
     newest: dict[str, str] = {}
-    async for name in objects.list("profiles/"):
+    async for name, *_ in objects.list("profiles/"):
         prefix = name[: name.rfind("/") + 1]
         if profile.is_segment_name(name, prefix) and prefix.count("/") == 3:
             newest[prefix] = max(name, newest.get(prefix, ""))

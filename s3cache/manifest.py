@@ -8,12 +8,14 @@ import msgspec
 from s3cache import envelope, frame, names
 from s3cache.decoding import decode as decode_body
 from s3cache.digest import DIGEST_BYTES, digest_of, raw_digest_of
-from s3cache.errors import Corrupt, InvalidName, TooLarge, Untrusted
+from s3cache.errors import Corrupt, InvalidName, Removed, TooLarge, Untrusted
 from s3cache.keyring import Keyring
 from s3cache.namespaces import Rule, rule_of
 
 MAX_SLOTS = 64
 """How many variants a key may have."""
+TOMBSTONE = b""
+"""What lies in a slot whose result was removed, so that the slots above it are found."""
 INLINE_CONTENT_BYTES = 64 << 10
 """What the members that lie in a manifest may have together."""
 INLINE_BYTES = 1 << 10
@@ -126,14 +128,24 @@ def encode(manifest: Manifest, keyring: Keyring) -> bytes:
 def decode(data: bytes, keyring: Keyring) -> Manifest:
     """Return the manifest in `data`.
 
-    Raises Untrusted when nobody whom the keyring trusts has signed it, Corrupt when it is damaged or names
-    what it may not.
+    Raises Removed when it is a tombstone, Untrusted when nobody whom the keyring trusts has signed it,
+    Corrupt when it is damaged or names what it may not.
     """
+    if data == TOMBSTONE:
+        raise Removed("what was there was removed")
     opened = envelope.unseal("manifest", data, keyring)
     manifest = decode_body(opened.body, _decoder, "a manifest")
     if manifest.signer != opened.key_id:
         raise Untrusted("it names another signer than it has")
     return check(manifest)
+
+
+def of_key(data: bytes, namespace: str, key: str, keyring: Keyring) -> Manifest:
+    """Return the manifest in `data`. Raises as `decode` does, and Corrupt when it is of another key."""
+    manifest = decode(data, keyring)
+    if (manifest.namespace, manifest.key) != (namespace, key):
+        raise Corrupt(f"a manifest of {manifest.namespace} {manifest.key} lies under another key")
+    return manifest
 
 
 def check(manifest: Manifest) -> Manifest:

@@ -179,7 +179,9 @@ def ranges(frames: Iterable[PackFrame]) -> Iterator[list[PackFrame]]:
 
 
 async def _find(objects: ObjectStore, prefix: str) -> list[str]:
-    return [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
+    return [
+        listed.name async for listed in objects.list(prefix) if profile.is_segment_name(listed.name, prefix)
+    ]
 
 
 async def _read(

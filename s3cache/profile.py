@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from s3cache import envelope, frame, manifest
+from s3cache import envelope, frame, manifest, names
 from s3cache.catalog import Catalog, Reference
 from s3cache.decoding import decode as decode_body
 from s3cache.digest import DIGEST_BYTES, digest_of
@@ -48,7 +48,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_SEGMENT = re.compile(r"[0-9]{13}-[0-9a-f]{32}\Z")
+_SEGMENT = re.compile(rf"{names.STAMPED}\Z")
 _decoder = msgspec.msgpack.Decoder(Segment)
 
 

@@ -30,7 +30,7 @@ from s3cache.errors import DiskFull, DiskTierError, ObjectAbsent
 from s3cache.folders import Access
 from s3cache.frame import MAX_CONTENT_BYTES
 from s3cache.settings import Settings
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -188,10 +188,12 @@ class DiskTier(ObjectStore):
         """Add an object; return False when there is one already."""
         return self.write(name, data)
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield, sorted, the names that begin with `prefix`."""
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield, sorted, the objects whose names begin with `prefix`; a use counts as creation."""
         for name in self.names(prefix):
-            yield name
+            with suppress(FileNotFoundError):
+                status = (self._objects / name).stat()
+                yield Listed(name, status.st_size - DIGEST_BYTES, status.st_mtime)
 
     async def delete(self, name: str) -> None:
         """Remove an object."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from s3cache import ledger, names
+from s3cache import leases, ledger, names
 from s3cache.cache import Cache
 from s3cache.catalog import Catalog
 from s3cache.errors import Unreachable
@@ -41,9 +41,10 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
     counts = Ledger()
     ledger.charge(counts, "prefetch")
     keyring = settings.keyring()
+    tier = open_tier(settings)
     machine = Machine()
     async with Bucket(settings.url) as bucket:
-        cache = Cache(bucket, open_tier(settings), machine, keyring)
+        cache = Cache(bucket, tier, machine, keyring)
         prefix = names.profile_prefix(settings.job, platform_tag())
         segments: dict[str, Segment] | None = None
         with anyio.move_on_after(settings.deadline_seconds):
@@ -52,6 +53,7 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
             cache.drop_catalogs(prefix, but=segments)
             frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
             await bring(cache, frames, progress, opened.prelude.frames if opened.prelude else None)
+            await leases.leave(bucket, tier, prefix, segments)
     if segments is None:
         raise Unreachable(
             f"{settings.url}: the profile of {settings.job} did not come within S3CACHE_DEADLINE, "

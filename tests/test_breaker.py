@@ -35,7 +35,7 @@ class Setup:
         self.breaker = BreakerStore(self.recording, clock=lambda: self.now)
 
     async def list(self) -> list[str]:
-        return [name async for name in self.breaker.list("")]
+        return [listed.name async for listed in self.breaker.list("")]
 
     async def opened(self, error: StoreError, method: str = "get") -> None:
         """Let one request fail with `error`."""

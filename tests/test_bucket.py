@@ -30,7 +30,7 @@ Request = Callable[[Bucket], Awaitable[object]]
 
 
 async def _list(bucket: Bucket) -> list[str]:
-    return [name async for name in bucket.list("")]
+    return [listed.name async for listed in bucket.list("")]
 
 
 REQUESTS: dict[str, Request] = {
@@ -466,7 +466,7 @@ async def test_more_names_than_a_page_holds_are_all_listed(on_seaweedfs: str) ->
             for name in expected:
                 group.start_soon(create, name)
         ledger.charge(counts)
-        assert [name async for name in bucket.list("profiles/job/platform/")] == expected
+        assert [listed.name async for listed in bucket.list("profiles/job/platform/")] == expected
     assert counts.requests.LIST == 2
 
 

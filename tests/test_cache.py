@@ -69,6 +69,12 @@ def bucket(tmp_path: Path) -> Bucket:
     return Bucket(tmp_path / "machines")
 
 
+@pytest.fixture(autouse=True)
+def _one_salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packs have names that a test can tell beforehand."""
+    monkeypatch.setattr(Cache, "_salt", lambda _: b"")
+
+
 @pytest.fixture
 def counts() -> Ledger:
     """The ledger that a test's requests are charged to, once it calls `ledger.charge`."""
@@ -510,6 +516,38 @@ async def test_no_slot_stays_empty_when_the_bucket_lost_what_is_damaged_on_disk(
 
 
 # Many at once.
+
+
+@pytest.mark.parametrize("members", [SMALL, LARGE], ids=["small", "large"])
+async def test_what_was_removed_from_the_bucket_is_put_again_by_who_has_it_on_disk(
+    bucket: Bucket, members: dict[str, bytes]
+) -> None:
+    cache = bucket.new_machine()
+    await cache.put("ns", "key", members)
+    bucket.objects.clear()
+    assert await cache.put("ns", "key", members) == 0
+    assert found(await bucket.new_machine().get("ns", "key")) == members
+
+
+async def test_a_manifest_on_disk_whose_pack_was_removed_is_asked_for_again(bucket: Bucket) -> None:
+    """The result was removed, and stored anew by another machine."""
+    await bucket.new_machine().put("ns", "key", LARGE)
+    reader = bucket.new_machine()
+    await reader.manifest("ns", "key", 0)
+    bucket.objects.clear()
+    await bucket.new_machine().put("ns", "key", LARGE_OTHER)
+    assert await reader.get("ns", "key") is None
+    assert found(await reader.get("ns", "key")) == LARGE_OTHER
+
+
+async def test_a_slot_whose_result_was_removed_is_skipped_quietly(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.objects[SLOTS[0]] = manifest.TOMBSTONE
+    assert await bucket.new_machine().get("ns", "key") is None
+    assert await bucket.new_machine().put("ns", "key", SMALL) == 1
+    assert found(await bucket.new_machine().get("ns", "key")) == SMALL
+    assert caplog.records == []
 
 
 async def test_large_results_go_into_one_pack(bucket: Bucket) -> None:
@@ -1161,10 +1199,10 @@ async def test_a_claim_is_there_while_results_are_stored_and_not_any_more_afterw
 async def test_a_claim_is_withdrawn_when_nothing_could_be_stored(bucket: Bucket) -> None:
     cache = bucket.new_machine()
 
-    async def refuse(pack: Pack) -> None:
+    async def refuse(results: Sequence[Result]) -> Pack:
         raise Unreachable("why")
 
-    cache.upload = refuse  # type: ignore[method-assign]
+    cache.pack = refuse  # type: ignore[method-assign]
     with pytest.raises(Unreachable):
         await cache.put_all(made(), heed_claims=True)
     assert bucket.objects == {}

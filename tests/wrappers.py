@@ -8,7 +8,7 @@ from typing import TypeVar
 import anyio
 
 from s3cache.errors import StoreError
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 from s3cache.stores.memory import MemoryStore
 from s3cache.stores.wrapper import WrapperStore
 from s3cache.tier import DiskTier
@@ -31,10 +31,10 @@ class LatencyStore(WrapperStore):
         await anyio.sleep(self._seconds)
         return await super().create(name, data)
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
         await anyio.sleep(self._seconds)
-        async for name in super().list(prefix):
-            yield name
+        async for listed in super().list(prefix):
+            yield listed
 
     async def delete(self, name: str) -> None:
         await anyio.sleep(self._seconds)
@@ -62,12 +62,12 @@ class FaultyStore(WrapperStore):
     async def create(self, name: str, data: bytes) -> bool:
         return await self._call("create", lambda: self.inner.create(name, data))
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        async def collect() -> list[str]:
-            return [name async for name in self.inner.list(prefix)]
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        async def collect() -> list[Listed]:
+            return [listed async for listed in self.inner.list(prefix)]
 
-        for name in await self._call("list", collect):
-            yield name
+        for listed in await self._call("list", collect):
+            yield listed
 
     async def delete(self, name: str) -> None:
         await self._call("delete", lambda: self.inner.delete(name))
@@ -117,7 +117,7 @@ class RecordingStore(WrapperStore):
             await self._put_gate.wait()
         return await super().create(name, data)
 
-    def list(self, prefix: str) -> AsyncIterator[str]:
+    def list(self, prefix: str) -> AsyncIterator[Listed]:
         self.requests.append(f"LIST {prefix}")
         return super().list(prefix)
 

@@ -112,6 +112,11 @@ class JobProfile:
             self.add(namespace, key, slot)
             slot += 1
 
+    def forget(self, gone: Collection[str]) -> None:
+        """Leave out of the next segment what the bucket has no more."""
+        for name in gone:
+            self._new.pop(name, None)
+
     def next_segment(self, tier: DiskTier, writer: dict[str, str]) -> Segment | None:
         """Return the next segment, or None when nothing is new. `learn` it once stored."""
         if not self._new:

@@ -6,7 +6,6 @@ import time
 import anyio
 
 from s3cache import catalog, compaction, ledger, names, prelude, profile
-from s3cache import pack as packs
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs
 from s3cache.cache import Cache
@@ -73,6 +72,7 @@ class SegmentWriter:
             with anyio.fail_after(READ_SECONDS):
                 job.learn(await read_profile(self._cache, self._objects, job.prefix))
             job.is_known = True
+        job.forget(await self._cache.gone([name for name in job.new if job.find(name) is None]))
         segment = job.next_segment(self._tier, self._writer)
         if segment is None:
             return False
@@ -130,8 +130,7 @@ class SegmentWriter:
                 )
         if not results:
             return plan.references, []
-        pack = await anyio.to_thread.run_sync(packs.build, list(results.values()), self._writer)
-        await self._cache.upload(pack)
+        pack = await self._cache.pack(list(results.values()))
         anew = dict(zip(results, pack.manifests, strict=True))
         references = [
             Reference(reference.slot, compaction.moved(reference.manifest, anew[number]), reference.opened)

@@ -15,7 +15,7 @@ import msgspec
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from s3cache import ledger, names, view
+from s3cache import leases, ledger, names, view
 from s3cache.agent import protocol, views
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs, Run, versions
@@ -27,6 +27,7 @@ from s3cache.errors import (
     Corrupt,
     DiskTierError,
     ObjectAbsent,
+    Removed,
     S3CacheError,
     SettingsError,
     StoreError,
@@ -56,6 +57,8 @@ NICENESS = 19
 """A job that computes comes before uploads; until there are any, what it waits for is not held up."""
 VIEW_SECONDS = 1.0
 """How long an answer may wait for a view that is still to be decided."""
+LEASE_AFTER_SECONDS = 60.0
+"""How often a job that goes on has its profile's lease looked after."""
 VARIANTS_AHEAD = 4
 """Slots that are looked at together with the first one of a key that has variants."""
 GIVE_UP_SECONDS = 60.0
@@ -82,6 +85,7 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
             group.start_soon(listener.serve, agent.converse)
             group.start_soon(agent.watch, alive)
             group.start_soon(agent.prefetch)
+            group.start_soon(agent.leave_leases)
             group.start_soon(agent.terminate_on, signals)
             await agent.welcome(first)
             group.start_soon(agent.upload)
@@ -100,6 +104,7 @@ class Agent:
         self._settings = settings
         self._group = group
         self._tier = open_tier(settings)
+        self._bucket = bucket
         self._objects = BreakerStore(bucket)
         writer = {"package": versions().get("torch-s3cache", "")}
         self._machine = Machine()
@@ -191,6 +196,12 @@ class Agent:
         if signing.signing:
             self._keyring.sign_with(signing.signing)
         await self.uploader.run()
+
+    async def leave_leases(self) -> None:
+        """Say once a day of each profile that it is in use: a clean-up looks at that."""
+        while True:
+            await anyio.sleep(LEASE_AFTER_SECONDS)
+            await self._leave_leases()
 
     async def terminate_on(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Leave, within a deadline, once a signal arrives."""
@@ -328,6 +339,8 @@ class Agent:
             await self._cache.fill(manifest, slot, lookup.members)
         except ObjectAbsent:
             return "absent"
+        except Removed:
+            return "unusable"
         except Corrupt as error:
             logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
             return "unusable"
@@ -433,6 +446,13 @@ class Agent:
         await self._knows_whether_it_signs.wait()
         if self.uploader:
             await self.uploader.flush(is_abandoned)
+        await self._leave_leases()
+
+    async def _leave_leases(self) -> None:
+        for job in list(self.jobs.profiles.values()):
+            # Who may not leave one may still be allowed to write all else: the breaker does not see it.
+            if job.is_known and not self._objects.failure("read"):
+                await leases.leave(self._bucket, self._tier, job.prefix, job.segments)
 
     def _leave(self) -> None:
         self._processes -= 1

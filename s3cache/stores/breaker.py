@@ -15,7 +15,7 @@ from s3cache.errors import (
     Unreachable,
     WrongRegion,
 )
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 from s3cache.stores.wrapper import WrapperStore
 
 logger = logging.getLogger(__name__)
@@ -65,14 +65,14 @@ class BreakerStore(WrapperStore):
         """Create an object. Raises what opened the breaker while it is open."""
         return await self._attempt("write", lambda: self.inner.create(name, data))
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield names. Raises what opened the breaker while it is open."""
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield objects. Raises what opened the breaker while it is open."""
 
-        async def collect() -> list[str]:
-            return [name async for name in self.inner.list(prefix)]
+        async def collect() -> list[Listed]:
+            return [listed async for listed in self.inner.list(prefix)]
 
-        for name in await self._attempt("read", collect):
-            yield name
+        for listed in await self._attempt("read", collect):
+            yield listed
 
     async def delete(self, name: str) -> None:
         """Delete an object. Raises what opened the breaker while it is open."""

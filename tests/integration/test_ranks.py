@@ -3,6 +3,8 @@
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,7 +107,11 @@ def go(machine: Machine, job: "Future[Start]", *numbers: int) -> None:
         (machine.folder / f"goes-{number}").touch()
     for number in numbers:
         facts = machine.folder / f"facts-{number}.json"
-        wait_for(lambda facts=facts: facts.exists() or job.done(), f"rank {number}", START_SECONDS)
+        wait_for(partial(_is_over, facts, job), f"rank {number}", START_SECONDS)
+
+
+def _is_over(facts: Path, job: "Future[Start]") -> bool:
+    return facts.exists() or job.done()
 
 
 def found(start: Start) -> list[dict[str, bool]]:
