@@ -21,8 +21,10 @@ PUT = Put(Result("ns", "key", {"a": b"a"}), "job", "run")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
-def settings(folder: Path, **changes: bool) -> Settings:
-    return Settings(url="s3://bucket", directory=folder, disk_limit=1 << 20, job="job", **changes)
+def settings(folder: Path, shared_group: bool = False) -> Settings:
+    return Settings(
+        url="s3://bucket", directory=folder, disk_limit=1 << 20, job="job", shared_group=shared_group
+    )
 
 
 def modes(root: Path) -> set[int]:

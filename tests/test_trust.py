@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from s3cache import catalog, keyring, manifest, names, pack, profile
+from s3cache import catalog, envelope, keyring, manifest, names, pack, profile
 from s3cache.cache import Cache
 from s3cache.catalog import Catalog, Reference
 from s3cache.errors import Corrupt, Forbidden, Untrusted
@@ -298,7 +298,7 @@ def test_a_manifest_that_names_another_signer_is_untrusted() -> None:
     (reference,) = references(signs(ALICE))
     body = manifest._encoder.encode(reference.manifest)
     with pytest.raises(Corrupt, match="another signer"):
-        manifest.decode(manifest.envelope.seal("manifest", body, signs(BOB)), trusts(ALICE, BOB))
+        manifest.decode(envelope.seal("manifest", body, signs(BOB)), trusts(ALICE, BOB))
 
 
 def test_a_catalog_says_who_signed_what_it_refers_to() -> None:

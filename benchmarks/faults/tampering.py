@@ -1,7 +1,7 @@
 """10,000 tampered objects against a signed bucket: python -m benchmarks.faults.tampering
 
-What is tampered with, and how, is tests/tampering.py. Exits with 1 when one was served, one crashed a decoder,
-or memory grew.
+What is tampered with, and how, is in tests/tampering.py. Exits with 1 when one was served, one crashed a
+decoder, or memory grew.
 """
 
 import logging
