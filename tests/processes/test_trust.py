@@ -141,6 +141,25 @@ def test_an_older_profile_that_is_put_back_is_noticed_and_used(
     assert run(new_machine(), SIGNS) == ALL
 
 
+def test_the_library_signs_and_trusts_too(new_machine: NewMachine, bucket: Bucket) -> None:
+    put = """
+    import s3cache
+    with s3cache.open_sync() as store:
+        try:
+            say(store.put("ns", "key", {"a": b"a"}))
+        except s3cache.Forbidden as error:
+            say(error)
+        entry = store.get("ns", "key")
+        say(entry and entry.members)
+    """
+    assert new_machine().run(put, **SIGNS).stdout == "0\n{'a': b'a'}\n"
+    refused, found = new_machine().run(put, **TRUSTS).stdout.splitlines()
+    assert "S3CACHE_SIGNING_KEY" in refused
+    assert found == "{'a': b'a'}"
+    assert new_machine().run(put, **TRUSTS_BOB).stdout.splitlines()[1] == "None"
+    assert bucket.names() == ["manifests/ns/key/0"]
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_a_cache_folder_that_others_may_write_is_refused_and_the_job_runs(
     machine: Machine, mode: int
