@@ -447,8 +447,8 @@ class Cache:
     async def _is_right(self, pack: Pack) -> bool:
         try:
             return raw_digest_of(await self._objects.get(names.pack_name(pack.digest))) == pack.digest
-        except ObjectAbsent:
-            # Another writer is replacing it.
+        except (ObjectAbsent, Corrupt):
+            # Another writer is replacing it, or it is larger than any pack.
             return False
 
     @contextmanager

@@ -101,6 +101,11 @@ class Keyring:
         return list(self._trusted.values())
 
     @property
+    def trusted_id(self) -> str:
+        """What stands for all keys that are trusted together."""
+        return digest_of("\0".join(sorted(self._trusted)).encode())[:16]
+
+    @property
     def signer(self) -> str:
         """The id of the key that signs here, or nothing."""
         return self.signing.public.id if self.signing else ""

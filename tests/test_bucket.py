@@ -13,6 +13,7 @@ from s3cache.bucket import Bucket
 from s3cache.errors import (
     BucketAbsent,
     Busy,
+    Corrupt,
     CredentialsAbsent,
     Forbidden,
     ObjectAbsent,
@@ -22,6 +23,8 @@ from s3cache.errors import (
     WrongRegion,
 )
 from s3cache.ledger import Ledger
+from s3cache.manifest import MANIFEST_BYTES
+from s3cache.prelude import PRELUDE_BYTES
 from tests.servers import Server, free_ports
 
 pytestmark = pytest.mark.anyio
@@ -266,6 +269,25 @@ async def test_an_answer_that_is_cut_off_is_no_object(stub: Stub, bucket: Bucket
     stub.answer = Answer(200, b"half", promised=8)
     with pytest.raises(Unreachable):
         await bucket.get("packs/abc")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "most"),
+    [
+        ("manifests/ns/key/0", None, MANIFEST_BYTES),
+        ("preludes/job/linux", None, PRELUDE_BYTES),
+        ("claims/ns/key", None, 0),
+        ("packs/abc", range(100, 300), 200),
+    ],
+)
+async def test_more_than_an_object_may_have_is_not_held(
+    stub: Stub, bucket: Bucket, name: str, part: range | None, most: int
+) -> None:
+    stub.answer = Answer(200, bytes(most))
+    assert await bucket.get(name, part) == bytes(most)
+    stub.answer = Answer(200, bytes(most + 1))
+    with pytest.raises(Corrupt, match="more bytes than it may"):
+        await bucket.get(name, part)
 
 
 async def test_a_list_that_is_no_xml_is_unreachable(stub: Stub, bucket: Bucket) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3cache import envelope, frame, manifest
+from s3cache import envelope, frame, manifest, pack
 from s3cache.digest import DIGEST_BYTES, raw_digest_of
-from s3cache.errors import Corrupt, InvalidName
+from s3cache.errors import Corrupt, InvalidName, TooLarge
 from s3cache.keyring import NO_KEYS
 from s3cache.manifest import Manifest, Member, Place, Result
 
@@ -366,3 +366,24 @@ def test_deep_nesting_in_the_body_is_corrupt(nesting: bytes) -> None:
     body = b"\x81\xa1x" + nesting * 100_000 + b"\xc0"
     with pytest.raises(Corrupt):
         manifest.decode(envelope.seal("manifest", body, NO_KEYS), NO_KEYS)
+
+
+def test_what_no_reader_would_take_is_not_made() -> None:
+    many = {f"{number}": b"" for number in range(manifest.MEMBERS + 1)}
+    long = {"a" * 128 + f"/{number}": b"" for number in range(1800)}
+    for result in Result("ns", "key", many), Result("ns", "key", long), Result("ns", "k" * (1 << 20), {}):
+        with pytest.raises(TooLarge):
+            manifest.check_result(result)
+
+
+def test_the_largest_manifest_that_is_made_is_taken() -> None:
+    members = {f"{number:0100}": b"" for number in range(1700)}
+    made = pack.build([Result("ns", "key", members)], {})
+    assert len(manifest.encode(made.manifests[0], NO_KEYS)) <= manifest.MANIFEST_BYTES
+
+
+@given(st.integers(manifest.MEMBERS + 1, 2**32 - 1))
+def test_a_manifest_of_more_members_is_refused_unread(count: int) -> None:
+    body = b"\x83\xa9namespace\xa2ns\xa3key\xa3key\xa7members\xdd" + count.to_bytes(4)
+    with pytest.raises(Corrupt):
+        manifest.decode(envelope.seal("manifest", body + b"\x93" * 10, NO_KEYS), NO_KEYS)

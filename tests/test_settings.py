@@ -209,3 +209,11 @@ def test_no_test_sees_the_environment_of_the_user(home: Path) -> None:
     seen = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3CACHE_"))}
     assert seen == {"AWS_EC2_METADATA_DISABLED": "true"}
     assert Path.home() == home
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "true"])
+def test_whether_a_group_shares_the_folder_is_0_or_1(value: str) -> None:
+    assert not settings().shared_group
+    assert settings(S3CACHE_SHARED_GROUP="1").shared_group
+    with pytest.raises(SettingsError, match="S3CACHE_SHARED_GROUP"):
+        settings(S3CACHE_SHARED_GROUP=value)

@@ -109,7 +109,9 @@ class Agent:
         writer = {"package": versions().get("torch-s3cache", "")}
         self._machine = Machine()
         self._keyring = settings.keyring()
-        self._counts = HighestCounts(settings.tier_directory / "counts", settings.access)
+        # What other keys had counted, these need not know.
+        counts = settings.tier_directory / "counts" / self._keyring.trusted_id
+        self._counts = HighestCounts(counts, settings.access)
         self._cache = Cache(self._objects, self._tier, self._machine, self._keyring, writer)
         self.jobs = Jobs(self._keyring)
         self._signing_failure: SettingsError | None = None
