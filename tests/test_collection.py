@@ -226,7 +226,7 @@ async def test_a_profile_is_kept_by_name(bucket: Bucket) -> None:
     terms = Terms(TERMS.unused_seconds, TERMS.grace_seconds, keep=["job"])
     for _ in range(3):
         collected = await bucket.collect(terms)
-        assert collected.unused == collected.condemned == []
+        assert (collected.unused, collected.condemned) == ([], [])
         bucket.now += 2 * DAY
     assert await bucket.get("key") == {""}
 
