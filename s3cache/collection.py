@@ -62,8 +62,8 @@ async def collect(
 
     Without `delete`, only say what that would be. It may end at any moment; the next one goes on.
     Costs a LIST for each thousand objects, a GET for each manifest that stays and each segment, a LIST for
-    each profile; with `delete`, a DELETE for each object that goes and a PUT for each tombstone.
-    What anybody says that he uses counts, whoever signed it.
+    each profile; with `delete`, a DELETE for each object that goes, a GET for each key that loses a result
+    and a PUT for each tombstone. What anybody says that he uses counts, whoever signed it.
     Raises Corrupt when a segment that is in use cannot be read, StoreError when the bucket refuses.
     """
     now = await _time_of(objects) if delete else clock()

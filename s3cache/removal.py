@@ -1,6 +1,9 @@
 """Deleting in the order in which nothing is left that names what is gone."""
 
+from contextlib import suppress
+
 from s3cache.concurrency import for_each
+from s3cache.errors import ObjectAbsent
 from s3cache.inventory import Inventory, Slot
 from s3cache.manifest import TOMBSTONE
 from s3cache.names import Kind
@@ -14,6 +17,13 @@ async def remove(objects: ObjectStore, inventory: Inventory) -> None:
     """
 
     async def clear(slots: dict[int, Slot]) -> None:
+        folder = slots[max(slots)].name.rpartition("/")[0]
+        if any(slot.goes for slot in slots.values()):
+            above = max(slots) + 1
+            with suppress(ObjectAbsent):
+                # A writer may have come since the listing.
+                await objects.get(f"{folder}/{above}", range(1))
+                slots[above] = Slot(f"{folder}/{above}", is_tombstone=False, goes=False)
         top = max((n for n, slot in slots.items() if not (slot.goes or slot.is_tombstone)), default=-1)
         for number in sorted(slots, reverse=True):
             if slots[number].goes or number > top:
@@ -21,7 +31,6 @@ async def remove(objects: ObjectStore, inventory: Inventory) -> None:
             if slots[number].goes and number < top:
                 await objects.create(slots[number].name, TOMBSTONE)
         for number in sorted(set(range(top)) - slots.keys()):
-            folder = slots[top].name.rpartition("/")[0]
             await objects.create(f"{folder}/{number}", TOMBSTONE)
 
     for kind in Kind.PRELUDE, Kind.PROFILE:

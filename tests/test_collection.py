@@ -234,8 +234,7 @@ async def test_a_profile_is_kept_by_name(bucket: Bucket) -> None:
     terms = Terms(TERMS.unused_seconds, TERMS.grace_seconds, keep=["job"])
     for _ in range(3):
         collected = await bucket.collect(terms)
-        assert not collected.unused
-        assert not collected.condemned
+        assert (collected.unused, collected.condemned) == ([], [])
         bucket.now += 2 * DAY
     assert await bucket.get("key") == {""}
 
@@ -459,6 +458,29 @@ async def test_a_writer_that_stores_again_what_goes_may_do_so_at_any_moment(tmp_
         assert "a" in await bucket.get("mixed")
         await bucket.collect_daily(3)
         assert "a" in await bucket.get("old")
+
+
+async def test_another_variant_may_be_stored_at_any_moment(tmp_path: Path) -> None:
+    first = Bucket(tmp_path / "first")
+    await fill_with_old(first)
+    hidden = 0
+    moments = await requests_of(first)
+    for moment in range(1, moments + 1):
+        bucket = Bucket(tmp_path / str(moment))
+        await fill_with_old(bucket)
+
+        async def write(number: int, bucket: Bucket = bucket, moment: int = moment) -> None:
+            if number == moment:
+                await bucket.put("old", "mixed", variant="new")
+
+        await bucket.collect(store=Interrupted(bucket.memory, write))
+        hidden += "new" not in await bucket.get("old") or "new" not in await bucket.get("mixed")
+        await bucket.collect()
+        await bucket.check()
+        assert "new" in await bucket.get("old")
+        assert "new" in await bucket.get("mixed")
+    # Between the look above a slot that goes and its end.
+    assert hidden <= 2
 
 
 async def test_a_writer_may_be_as_slow_as_the_grace_is_long(bucket: Bucket) -> None:

@@ -194,7 +194,7 @@ def main(objects: int) -> None:
     store.now += DAY + 1
     going = (results + packs + segments) / 2 + SEGMENTS_OF_A_PROFILE * RESULTS_OF_A_SEGMENT
     numbers += measured(
-        "gc --delete, which deletes", store, clean, lists + results / 2 + segments + going + 1000
+        "gc --delete, which deletes", store, clean, lists + results + segments + going + 1000
     )
     left = Counter(kind for _, kind, _ in store.names())
     found: Counter[str] = Counter()
