@@ -1,6 +1,7 @@
 """The cache: read through the disk tier, one download for all who wait, every byte verified."""
 
 import logging
+import os
 import time
 from collections.abc import (
     AsyncIterator,
@@ -38,6 +39,7 @@ from s3cache.pack import Pack, PackFrame
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
+from s3cache.stores.retries import Retries
 from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
@@ -49,8 +51,10 @@ AT_ONCE = 32
 CLAIMED_BYTES = 128 << 10
 """Less than this is stored without asking who else is storing it: that costs a request."""
 _WITHDRAWAL_SECONDS = 5.0
+_MARK_BYTES = 16
 SAMPLE = 16
 """Of so many results that are to be stored, and not of all, it is asked whether they are there."""
+_NOT_THERE = "the bucket says that {} is there, and does not have it"
 
 
 class Cache:
@@ -67,6 +71,7 @@ class Cache:
         self._tier = tier
         self._machine = machine
         self._writer = dict(writer or {})
+        self._retries = Retries()
         self._flights: dict[str, _Flight] = {}
         self._broken: set[str] = set()
         self.downloaded: dict[str, float] = {}
@@ -316,14 +321,25 @@ class Cache:
             yield results
             return
         name = names.claim_name(results[0].namespace, results[0].key)
-        if not await self._objects.create(name, b""):
-            raise Claimed(f"another machine is storing {len(results)} results")
+        mark = os.urandom(_MARK_BYTES)
+        is_ours = True
         try:
+            # When the reply to our own write was lost, what is there bears our mark.
+            is_ours = await self._objects.create(name, mark) or await self._mark_of(name) == mark
+            if not is_ours:
+                raise Claimed(f"another machine is storing {len(results)} results")
             yield results
         finally:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _WITHDRAWAL_SECONDS):
                 with suppress(StoreError):
-                    await self._objects.delete(name)
+                    if is_ours:
+                        await self._objects.delete(name)
+
+    async def _mark_of(self, claim: str) -> bytes:
+        try:
+            return await self._objects.get(claim, range(_MARK_BYTES))
+        except ObjectAbsent:
+            return b""
 
     async def _find(self, result: Result) -> tuple[int | None, int]:
         """Return the slot that holds a result already, or None, and the first slot that may be free."""
@@ -343,7 +359,9 @@ class Cache:
 
     async def _take_slot(self, manifest: Manifest, from_slot: int) -> int | None:
         data = manifests.encode(manifest)
-        for slot in range(from_slot, manifests.MAX_SLOTS):
+        slot = from_slot
+        was_absent = False
+        while slot < manifests.MAX_SLOTS:
             name = names.manifest_name(manifest.namespace, manifest.key, slot)
             present = await self._present(manifest, slot) if self._tier.has(name) else None
             # A slot must not stay empty: what lies behind it would not be found.
@@ -353,7 +371,16 @@ class Cache:
                 self.created.add(name)
                 self._keep(name, data)
                 return slot
-            present = present or await self._present(manifest, slot)
+            try:
+                present = present or await self.manifest(manifest.namespace, manifest.key, slot)
+            except Corrupt:
+                present = None
+            except ObjectAbsent as error:
+                # It went meanwhile, or never was there: the slot is tried again.
+                if was_absent:
+                    raise StoreError(_NOT_THERE.format(name)) from error
+                was_absent = True
+                continue
             if (
                 present
                 and present.stands_for(
@@ -362,6 +389,7 @@ class Cache:
                 and self._is_whole(present, slot)
             ):
                 return slot
+            slot += 1
         return None
 
     async def _present(self, manifest: Manifest, slot: int) -> Manifest | None:
@@ -381,6 +409,8 @@ class Cache:
         if not created and not await self._is_right(pack):
             await self._objects.delete(name)
             created = await self._objects.create(name, pack.data)
+            if not created and not await self._is_right(pack):
+                raise StoreError(_NOT_THERE.format(name))
         read = {place.name for manifest in pack.manifests for place in manifest.places(None)}
         for packed in pack.frames:
             place = packed.place
@@ -414,14 +444,10 @@ class Cache:
         async def download() -> bytes:
             data = await self._part(place.pack, range(place.offset, place.offset + place.length))
             _count_down(manifest.namespace, data)
-            try:
-                grown = frame.decompress(data, limit=place.size)
-                for member in manifest.members:
-                    if member.inline is None and manifest.frames[member.frame] == place:
-                        manifests.content_of(member, grown)
-            except Corrupt:
-                ledger.current().quarantined += 1
-                raise
+            grown = frame.decompress(data, limit=place.size)
+            for member in manifest.members:
+                if member.inline is None and manifest.frames[member.frame] == place:
+                    manifests.content_of(member, grown)
             return data
 
         return await self._through_tier(place.name, download)
@@ -461,8 +487,9 @@ class Cache:
     def _land(self, packed: PackFrame, data: bytes) -> bytes:
         _count_down(packed.namespace, data)
         if raw_digest_of(data) != packed.digest:
-            ledger.current().quarantined += 1
-            raise Corrupt(f"{packed.place.name} does not match its digest")
+            error = Corrupt(f"{packed.place.name} does not match its digest")
+            ledger.current().note(error)
+            raise error
         self._keep(packed.place.name, data)
         self.downloaded[packed.place.name] = time.monotonic()
         return data
@@ -480,7 +507,7 @@ class Cache:
                 return flight.content
         flight = self._flights[name] = _Flight()
         try:
-            flight.content = await download()
+            flight.content = await self._twice(download)
             self._keep(name, flight.content)
             self.downloaded[name] = time.monotonic()
             return flight.content
@@ -490,6 +517,21 @@ class Cache:
         finally:
             del self._flights[name]
             flight.landed.set()
+
+    async def _twice(self, download: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Download something, and once more when it was damaged: that may have happened on its way."""
+        self._retries.earn()
+        try:
+            return await download()
+        except Corrupt as error:
+            ledger.current().note(error)
+            if not self._retries.take():
+                raise
+        try:
+            return await download()
+        except Corrupt as error:
+            ledger.current().note(error)
+            raise
 
     def _keep(self, name: str, content: bytes) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,9 @@ GIVE_WAY_TIMES = 3
 QUIET_SECONDS = 30.0
 """A segment is written when nothing was put for this long, and at the end."""
 SILENCE_SECONDS = 3.0
-"""A bucket that never answered anything for so long is not waited for."""
+"""A bucket that has answered nothing for so long is not waited for."""
+ANSWER_SECONDS = 1.0
+"""It has this long to answer once more."""
 _POLL_SECONDS = 0.02
 
 
@@ -96,10 +99,12 @@ class Uploader:
         """Return when all is stored, the bucket refuses or says nothing, or it is abandoned."""
         self._hurry.set()
         self._has_failed = False
+        asked = time.monotonic()
         try:
             while not is_abandoned():
                 is_refused = self._has_failed or self._objects.failure("write")
-                if is_refused or self._objects.silence() > SILENCE_SECONDS:
+                had_its_time = time.monotonic() - asked > ANSWER_SECONDS
+                if is_refused or (had_its_time and self._objects.silence() > SILENCE_SECONDS):
                     return
                 if not self._spool.pending():
                     await self._write_segments()
@@ -148,8 +153,9 @@ class Uploader:
             logger.info("%s", error)
             return
         except Forbidden as error:
-            if run is None:
-                # These credentials are not those of the job that made it.
+            if run is None or self._cache.created:
+                # These credentials are not those of the job that made it, or could write a moment ago.
+                self._has_failed = True
                 return
             run.warn(error)
             logger.warning("%d results are dropped: %s", len(batch), error)
