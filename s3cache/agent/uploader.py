@@ -59,6 +59,8 @@ class Uploader:
         self._writing = anyio.Lock()
         self._given_way = 0
         self._has_failed = False
+        self._kept: set[Path] = set()
+        """Files of the spool whose results were laid down on this machine meanwhile."""
         self._before_first = before_first
 
     @property
@@ -153,17 +155,20 @@ class Uploader:
             logger.info("%s", error)
             return
         except Forbidden as error:
+            await self._keep(batch)
+            if run:
+                run.warn(error)
             if run is None or self._cache.created:
                 # These credentials are not those of the job that made it, or could write a moment ago.
                 self._has_failed = True
                 return
-            run.warn(error)
             logger.warning("%d results are dropped: %s", len(batch), error)
         except StoreError as error:
             # They stay in the spool: the bucket may come back, or the next start finds them.
-            self._has_failed = True
             if run:
                 run.warn(error)
+            await self._keep(batch)
+            self._has_failed = True
             return
         else:
             for (_, put), slot in zip(batch, slots, strict=True):
@@ -173,6 +178,12 @@ class Uploader:
                     self._jobs.profile(job).add(put.result.namespace, put.result.key, slot)
         for path, _ in batch:
             self._spool.discard(path)
+
+    async def _keep(self, batch: list[tuple[Path, Put]]) -> None:
+        """Let this machine have what the bucket does not take."""
+        missing = [(path, put.result) for path, put in batch if path not in self._kept]
+        self._kept |= {path for path, _ in missing}
+        await self._cache.keep_all([result for _, result in missing])
 
     async def _write_segments(self) -> None:
         async with self._writing:
