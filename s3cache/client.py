@@ -47,7 +47,8 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
-        self._entries = LocalEntries(self._tier, names.catalog_prefixes(settings.job, platform_tag()))
+        prefixes = names.catalog_prefixes(settings.job, platform_tag())
+        self._entries = LocalEntries(self._tier, prefixes, unsent=True)
         self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS

@@ -23,12 +23,13 @@ class LocalEntries:
     """What the disk tier has of a job's results.
 
     A manifest lies there by itself, or in a catalog of a profile, which came in one piece: the names of
-    catalogs begin with one of `prefixes`.
+    catalogs begin with one of `prefixes`. With `unsent`, what the bucket did not take counts, too.
     """
 
-    def __init__(self, tier: DiskTier, prefixes: Sequence[str]) -> None:
+    def __init__(self, tier: DiskTier, prefixes: Sequence[str], *, unsent: bool = False) -> None:
         self._tier = tier
         self._prefixes = prefixes
+        self._places = [self._in_catalogs, self._by_itself, *([self._unsent] if unsent else [])]
         self._catalogs: dict[str, Catalog] = {}
         self._grown: OrderedDict[str, bytes] = OrderedDict()
         self.look_again()
@@ -80,7 +81,7 @@ class LocalEntries:
     def _manifests(self, namespace: str, key: str, slot: int) -> Iterator[Manifest]:
         """Yield what is known of a slot: first what the profile says, since packs are packed anew."""
         name = names.manifest_name(namespace, key, slot)
-        for known in (self._in_catalogs, self._by_itself, self._unsent):
+        for known in self._places:
             try:
                 found = known(name)
             except Corrupt as error:

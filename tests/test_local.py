@@ -109,9 +109,16 @@ def test_a_manifest_that_the_bucket_does_not_take_is_found_after_one_that_came_f
 ) -> None:
     name = names.manifest_name("ns", "key", 0)
     tier.write(names.unsent_name(name), manifest.encode(inline(OTHER)))
-    assert LocalEntries(tier, ()).manifest("ns", "key", 0) == inline(OTHER)
+    entries = LocalEntries(tier, (), unsent=True)
+    assert entries.manifest("ns", "key", 0) == inline(OTHER)
     add(tier, inline())
-    assert LocalEntries(tier, ()).manifest("ns", "key", 0) == inline()
+    assert entries.manifest("ns", "key", 0) == inline()
+
+
+def test_what_is_said_of_the_bucket_is_not_said_of_what_it_does_not_take(tier: DiskTier) -> None:
+    name = names.manifest_name("ns", "key", 0)
+    tier.write(names.unsent_name(name), manifest.encode(inline()))
+    assert LocalEntries(tier, ()).manifest("ns", "key", 0) is None
 
 
 def test_a_manifest_in_a_catalog_is_found(tier: DiskTier) -> None:

@@ -170,7 +170,7 @@ async def test_what_the_bucket_does_not_take_is_on_this_machine_and_is_stored_la
     agent.put("a")
     async with running(agent):
         await agent.uploader.flush()
-        found = LocalEntries(agent.tier, ()).find("ns", "a", 0)
+        found = LocalEntries(agent.tier, (), unsent=True).find("ns", "a", 0)
         assert (found.members if found else None) == {"binary": b"a" + CONTENT}
         assert agent.stored() == set()
         await agent.uploader.flush()
