@@ -1,6 +1,7 @@
 """The cache: read through the disk tier, one download for all who wait, every byte verified."""
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import (
@@ -40,6 +41,7 @@ from s3cache.pack import Pack, PackFrame
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
+from s3cache.stores.retries import Retries
 from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,10 @@ CLAIMED_BYTES = 128 << 10
 """Less than this is stored without asking who else is storing it: that costs a request."""
 _WITHDRAWAL_SECONDS = 5.0
 _DAY_SECONDS = 86_400
+_MARK_BYTES = 16
 SAMPLE = 16
 """Of so many results that are to be stored, and not of all, it is asked whether they are there."""
+_NOT_THERE = "the bucket says that {} is there, and does not have it"
 
 
 class Cache:
@@ -71,6 +75,7 @@ class Cache:
         self._machine = machine
         self._keyring = keyring
         self._writer = dict(writer or {})
+        self._retries = Retries()
         self._flights: dict[str, _Flight] = {}
         self._broken: dict[str, Manifest] = {}
         self._token = secrets.token_bytes(16)
@@ -349,6 +354,22 @@ class Cache:
             await for_each(stored, take)
         return slots
 
+    async def keep_all(self, results: Sequence[Result]) -> None:
+        """Lay results down on this machine alone, for the bucket does not take them now.
+
+        Raises InvalidName for a bad name.
+        """
+        inline = [manifests.inline(result, self._writer) for result in results]
+        large = [result for result, manifest in zip(results, inline, strict=True) if manifest is None]
+        pack = await anyio.to_thread.run_sync(packs.build, large, self._writer)
+        self._keep_frames(pack)
+        for manifest in [*filter(None, inline), *pack.manifests]:
+            for slot in range(manifests.MAX_SLOTS):
+                name = names.manifest_name(manifest.namespace, manifest.key, slot)
+                if not (self._tier.has(name) or self._tier.has(names.unsent_name(name))):
+                    self._keep(names.unsent_name(name), manifests.encode(manifest, self._keyring))
+                    break
+
     @asynccontextmanager
     async def _claim(self, results: list[Result], heed_claims: bool) -> AsyncIterator[list[Result]]:
         """Say that these are being stored: machines that made the same begin with the same result."""
@@ -357,14 +378,25 @@ class Cache:
             yield results
             return
         name = names.claim_name(results[0].namespace, results[0].key)
-        if not await self._objects.create(name, b""):
-            raise Claimed(f"another machine is storing {len(results)} results")
+        mark = os.urandom(_MARK_BYTES)
+        is_ours = True
         try:
+            # When the reply to our own write was lost, what is there bears our mark.
+            is_ours = await self._objects.create(name, mark) or await self._mark_of(name) == mark
+            if not is_ours:
+                raise Claimed(f"another machine is storing {len(results)} results")
             yield results
         finally:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _WITHDRAWAL_SECONDS):
                 with suppress(StoreError):
-                    await self._objects.delete(name)
+                    if is_ours:
+                        await self._objects.delete(name)
+
+    async def _mark_of(self, claim: str) -> bytes:
+        try:
+            return await self._objects.get(claim, range(_MARK_BYTES))
+        except ObjectAbsent:
+            return b""
 
     async def _find(self, result: Result) -> tuple[int | None, int]:
         """Return the slot that holds a result already, or None, and the first slot that may be free."""
@@ -384,7 +416,9 @@ class Cache:
 
     async def _take_slot(self, manifest: Manifest, from_slot: int) -> int | None:
         data = manifests.encode(manifest, self._keyring)
-        for slot in range(from_slot, manifests.MAX_SLOTS):
+        slot = from_slot
+        was_absent = False
+        while slot < manifests.MAX_SLOTS:
             name = names.manifest_name(manifest.namespace, manifest.key, slot)
             present = await self._present(manifest, slot) if self._tier.has(name) else None
             # A slot must not stay empty: what lies behind it would not be found.
@@ -394,7 +428,16 @@ class Cache:
                 self.created.add(name)
                 self._keep_anew(name, data)
                 return slot
-            present = present or await self._present(manifest, slot)
+            try:
+                present = present or await self.manifest(manifest.namespace, manifest.key, slot)
+            except Corrupt:
+                present = None
+            except ObjectAbsent as error:
+                # It went meanwhile, or never was there: the slot is tried again.
+                if was_absent:
+                    raise StoreError(_NOT_THERE.format(name)) from error
+                was_absent = True
+                continue
             if (
                 present
                 and present.stands_for(
@@ -403,6 +446,7 @@ class Cache:
                 and self._is_whole(present, slot)
             ):
                 return slot
+            slot += 1
         return None
 
     async def _present(self, manifest: Manifest, slot: int) -> Manifest | None:
@@ -435,14 +479,17 @@ class Cache:
         if not created and not await self._is_right(pack):
             await self._objects.delete(name)
             created = await self._objects.create(name, pack.data)
-        read = {place.name for manifest in pack.manifests for place in manifest.places(None)}
-        for packed in pack.frames:
-            place = packed.place
-            data = pack.data[place.offset : place.offset + place.length]
-            if created:
-                _count_up(packed.namespace, data)
-            if place.name in read:
-                self._keep(place.name, data)
+            if not created and not await self._is_right(pack):
+                raise StoreError(_NOT_THERE.format(name))
+        if created:
+            for packed in pack.frames:
+                ledger.current().namespaces[packed.namespace].bytes_up += packed.place.length
+        self._keep_frames(pack)
+
+    def _keep_frames(self, pack: Pack) -> None:
+        places = (place for manifest in pack.manifests for place in manifest.places(None))
+        for place in dict.fromkeys(places):
+            self._keep(place.name, pack.data[place.offset : place.offset + place.length])
 
     async def _is_right(self, pack: Pack) -> bool:
         try:
@@ -472,14 +519,10 @@ class Cache:
         async def download() -> bytes:
             data = await self._part(place.pack, range(place.offset, place.offset + place.length))
             _count_down(manifest.namespace, data)
-            try:
-                grown = frame.decompress(data, limit=place.size)
-                for member in manifest.members:
-                    if member.inline is None and manifest.frames[member.frame] == place:
-                        manifests.content_of(member, grown)
-            except Corrupt:
-                ledger.current().quarantined += 1
-                raise
+            grown = frame.decompress(data, limit=place.size)
+            for member in manifest.members:
+                if member.inline is None and manifest.frames[member.frame] == place:
+                    manifests.content_of(member, grown)
             return data
 
         return await self._through_tier(place.name, download)
@@ -519,8 +562,9 @@ class Cache:
     def _land(self, packed: PackFrame, data: bytes) -> bytes:
         _count_down(packed.namespace, data)
         if raw_digest_of(data) != packed.digest:
-            ledger.current().quarantined += 1
-            raise Corrupt(f"{packed.place.name} does not match its digest")
+            error = Corrupt(f"{packed.place.name} does not match its digest")
+            ledger.current().note(error)
+            raise error
         self._keep(packed.place.name, data)
         self.downloaded[packed.place.name] = time.monotonic()
         return data
@@ -538,7 +582,7 @@ class Cache:
                 return flight.content
         flight = self._flights[name] = _Flight()
         try:
-            flight.content = await download()
+            flight.content = await self._twice(download)
             self._keep(name, flight.content)
             self.downloaded[name] = time.monotonic()
             return flight.content
@@ -548,6 +592,21 @@ class Cache:
         finally:
             del self._flights[name]
             flight.landed.set()
+
+    async def _twice(self, download: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Download something, and once more when it was damaged: that may have happened on its way."""
+        self._retries.earn()
+        try:
+            return await download()
+        except Corrupt as error:
+            ledger.current().note(error)
+            if not self._retries.take():
+                raise
+        try:
+            return await download()
+        except Corrupt as error:
+            ledger.current().note(error)
+            raise
 
     def _keep_anew(self, name: str, content: bytes) -> None:
         if self._tier.digest(name) not in (None, raw_digest_of(content)):

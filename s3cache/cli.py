@@ -198,12 +198,14 @@ def summary(report: dict[str, Any], pending: int) -> str:
     )
     if report["pinned"] is not None:
         after += f"; pinned: {report['pinned']} entries"
+    counted = ", ".join(f"{count} {fault}" for fault, count in report["faults"].items())
+    faults = f"; faults: {counted}" if counted else ""
     return (
         f"s3cache: {got['bucket_hits'] + got['disk_hits']} hits ({got['bucket_hits']} from the bucket), "
         f"{got['misses']} misses, {got['puts']} stored{waiting}; "
         f"{size(counts.get('bytes_down', 0))} down, {size(counts.get('bytes_up', 0))} up, "
         f"{sum(report['requests'].values())} requests{'' if report['trusted_keys'] else ', unsigned'}; "
-        f"waited {report['seconds'].get('lookup', 0.0):.1f} s{after}"
+        f"waited {report['seconds'].get('lookup', 0.0):.1f} s{after}{faults}"
     )
 
 

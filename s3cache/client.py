@@ -27,10 +27,13 @@ from s3cache.view import View
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 3.5
-"""How long a process waits in all for an agent or a bucket that gives it nothing."""
-COOLDOWN_SECONDS = 30.0
-"""How long an agent that used up the patience is not asked; twice as long each time."""
+PATIENCE_SECONDS = 3.0
+"""How long a process waits in all for an agent or a bucket that gives it nothing; a result renews it."""
+PROMPT_SECONDS = 0.1
+"""What an answer that has no result takes longer eats into the patience; a faster one gives some back."""
+COOLDOWN_SECONDS = 5.0
+"""How long an agent that used up the patience is not asked; twice as long each time, up to a minute."""
+LONGEST_COOLDOWN_SECONDS = 60.0
 PROBE_SECONDS = 0.5
 """How long it is then given to answer."""
 _EXIT_SECONDS = 1.0
@@ -47,7 +50,7 @@ class Client:
         self.settings = settings
         self._tier = open_tier(settings)
         prefixes = names.catalog_prefixes(settings.job, platform_tag())
-        self._entries = LocalEntries(self._tier, prefixes, settings.keyring())
+        self._entries = LocalEntries(self._tier, prefixes, settings.keyring(), unsent=True)
         self._spool = Spool(settings.spool_directory, settings.disk_limit // 4, settings.access)
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS
@@ -232,14 +235,18 @@ class Client:
                 f"this process has waited for the bucket for {self.settings.deadline_seconds:g} s and goes "
                 "on without it; S3CACHE_DEADLINE says how long it may"
             )
-        if reply is None or (isinstance(reply, protocol.Found) and reply.status == "unavailable"):
+        status = reply.status if isinstance(reply, protocol.Found) else "absent"
+        if reply is None or status == "unavailable":
             self._patience = max(self._patience - waited, 0.0)
-            if self._patience == 0:
-                self._probe_at = time.monotonic() + self._cooldown
-                self._cooldown *= 2
-        else:
+        elif status == "ready":
             self._patience = PATIENCE_SECONDS
             self._cooldown = COOLDOWN_SECONDS
+        else:
+            left = self._patience + PROMPT_SECONDS - waited
+            self._patience = min(max(left, 0.0), PATIENCE_SECONDS)
+        if self._patience == 0:
+            self._probe_at = time.monotonic() + self._cooldown
+            self._cooldown = min(self._cooldown * 2, LONGEST_COOLDOWN_SECONDS)
         if reply is None:
             self._warn(
                 "the cache did not answer in time and is left out; "

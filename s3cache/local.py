@@ -24,13 +24,16 @@ class LocalEntries:
     """What the disk tier has of a job's results that the keyring trusts.
 
     A manifest lies there by itself, or in a catalog of a profile, which came in one piece: the names of
-    catalogs begin with one of `prefixes`.
+    catalogs begin with one of `prefixes`. With `unsent`, what the bucket did not take counts, too.
     """
 
-    def __init__(self, tier: DiskTier, prefixes: Sequence[str], keyring: Keyring) -> None:
+    def __init__(
+        self, tier: DiskTier, prefixes: Sequence[str], keyring: Keyring, *, unsent: bool = False
+    ) -> None:
         self._tier = tier
         self._keyring = keyring
         self._prefixes = prefixes
+        self._places = [self._in_catalogs, self._by_itself, *([self._unsent] if unsent else [])]
         self._catalogs: dict[str, Catalog] = {}
         self._grown: OrderedDict[str, bytes] = OrderedDict()
         self.look_again()
@@ -90,7 +93,7 @@ class LocalEntries:
     def _manifests(self, namespace: str, key: str, slot: int) -> Iterator[Manifest]:
         """Yield what is known of a slot: first what the profile says, since packs are packed anew."""
         name = names.manifest_name(namespace, key, slot)
-        for known in (self._in_catalogs, self._by_itself):
+        for known in self._places:
             try:
                 found = known(name)
             except Untrusted:
@@ -105,6 +108,9 @@ class LocalEntries:
     def _by_itself(self, name: str) -> Manifest | None:
         data = self._tier.read(name)
         return None if data is None else manifests.decode(data, self._keyring)
+
+    def _unsent(self, name: str) -> Manifest | None:
+        return self._by_itself(names.unsent_name(name))
 
     def _in_catalogs(self, name: str) -> Manifest | None:
         for catalog in self._catalogs.values():

@@ -112,6 +112,11 @@ def catalog_prefixes(job: str, platform: str) -> tuple[str, ...]:
     return tuple(f"catalogs/{component(each)}/{platform}/" for each in dict.fromkeys((job, KERNELS_JOB)))
 
 
+def unsent_name(manifest: str) -> str:
+    """Return the name that a manifest has in the disk tier while the bucket does not take it."""
+    return f"unsent/{manifest}"
+
+
 def claim_name(namespace: str, key: str) -> str:
     """Return the name of the object by which a machine says that it is about to store a key."""
     return f"claims/{namespace}/{component(key)}"

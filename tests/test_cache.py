@@ -22,6 +22,7 @@ from s3cache.errors import (
     InvalidName,
     ObjectAbsent,
     SlotsExhausted,
+    StoreError,
     Unreachable,
 )
 from s3cache.keyring import NO_KEYS
@@ -30,6 +31,7 @@ from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Member, Place, Result
 from s3cache.pack import Pack, PackFrame
 from s3cache.profile import Segment
+from s3cache.stores.retries import AT_FIRST, SHARE
 from s3cache.tier import DiskTier
 from tests.wrappers import WatchedBucket
 
@@ -502,6 +504,26 @@ async def test_a_lost_reply_of_a_pack_is_found_out_by_putting_again(bucket: Buck
     assert list(bucket.objects) == [PACK, SLOTS[0]]
     assert bucket.store.asked("DELETE") == []
     assert found(await bucket.new_machine().get("ns", "key")) == LARGE
+
+
+async def test_a_bucket_that_says_what_is_not_true_gets_no_manifest_that_leads_nowhere(
+    bucket: Bucket,
+) -> None:
+    for members in (SMALL, LARGE):
+        for _ in range(2):
+            bucket.faulty.deny()
+        with pytest.raises(StoreError, match="does not have it"):
+            await bucket.new_machine().put("ns", "key", members)
+        assert bucket.objects == {}
+
+
+@pytest.mark.parametrize("members", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_slot_that_was_taken_and_is_free_again_is_used(
+    bucket: Bucket, members: dict[str, bytes]
+) -> None:
+    bucket.faulty.deny()
+    assert await bucket.new_machine().put("ns", "key", members) == 0
+    assert found(await bucket.new_machine().get("ns", "key")) == members
 
 
 async def test_no_slot_stays_empty_when_the_bucket_lost_what_is_damaged_on_disk(
@@ -1124,7 +1146,31 @@ async def test_what_is_damaged_is_counted(bucket: Bucket, counts: Ledger, tmp_pa
     ):
         with pytest.raises(Corrupt):
             await call
-    assert counts.quarantined == 2 + 1 + 2
+    assert counts.quarantined == 1
+    # What a look-up needs is fetched twice: it may have been damaged on its way.
+    assert counts.faults == {"corrupt": 2 + 2 + 2}
+
+
+async def test_what_was_damaged_on_its_way_is_right_the_second_time(bucket: Bucket, counts: Ledger) -> None:
+    await bucket.new_machine().put("ns", "key", LARGE)
+    cache = bucket.new_machine()
+    ledger.charge(counts)
+    for name in (SLOTS[0], PACK):
+        bucket.faulty.damage(name)
+    assert found(await cache.get("ns", "key")) == LARGE
+    assert counts.faults == {"corrupt": 2}
+    assert await cache.put("ns", "key", LARGE) == 0
+
+
+async def test_only_a_share_of_what_is_damaged_is_fetched_again(bucket: Bucket) -> None:
+    cache = bucket.new_machine()
+    for number in range(100):
+        bucket.objects[names.manifest_name("ns", f"key {number}", 0)] = b"damaged"
+    for number in range(100):
+        assert await cache.get("ns", f"key {number}") is None
+    asked = bucket.store.asked("GET")
+    # Each look-up goes on to the next slot.
+    assert AT_FIRST < len(asked) - len(set(asked)) <= AT_FIRST + SHARE * len(set(asked))
 
 
 async def test_a_put_of_what_is_there_counts_nothing(bucket: Bucket, counts: Ledger) -> None:
@@ -1212,6 +1258,19 @@ async def test_a_claim_that_may_not_be_deleted_does_no_harm(bucket: Bucket) -> N
     bucket.faulty.fail("delete", Forbidden("why"))
     await bucket.new_machine().put_all(made(), heed_claims=True)
     assert await bucket.new_machine().put_all(made(), heed_claims=True) == [0] * len(CLAIMED)
+
+
+async def test_a_claim_whose_reply_was_lost_is_one_s_own(bucket: Bucket) -> None:
+    bucket.faulty.repeat()
+    assert await bucket.new_machine().put_all(made(), heed_claims=True) == [0] * len(CLAIMED)
+    assert CLAIM not in bucket.objects
+
+
+async def test_a_claim_that_may_have_been_written_is_withdrawn(bucket: Bucket) -> None:
+    bucket.faulty.fail("create", Unreachable("why"), reply_lost=True)
+    with pytest.raises(Unreachable):
+        await bucket.new_machine().put_all(made(), heed_claims=True)
+    assert bucket.objects == {}
 
 
 async def test_little_is_stored_without_a_claim(bucket: Bucket) -> None:

@@ -107,6 +107,23 @@ def test_a_manifest_that_lies_by_itself_is_found(tier: DiskTier) -> None:
     assert found.manifest("ns2", "key", 2) is None
 
 
+def test_a_manifest_that_the_bucket_does_not_take_is_found_after_one_that_came_from_there(
+    tier: DiskTier,
+) -> None:
+    name = names.manifest_name("ns", "key", 0)
+    tier.write(names.unsent_name(name), manifest.encode(inline(OTHER), NO_KEYS))
+    entries = LocalEntries(tier, (), NO_KEYS, unsent=True)
+    assert entries.manifest("ns", "key", 0) == inline(OTHER)
+    add(tier, inline())
+    assert entries.manifest("ns", "key", 0) == inline()
+
+
+def test_what_is_said_of_the_bucket_is_not_said_of_what_it_does_not_take(tier: DiskTier) -> None:
+    name = names.manifest_name("ns", "key", 0)
+    tier.write(names.unsent_name(name), manifest.encode(inline(), NO_KEYS))
+    assert LocalEntries(tier, (), NO_KEYS).manifest("ns", "key", 0) is None
+
+
 def test_a_manifest_in_a_catalog_is_found(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline(), inline(OTHER, "other"))
     found = LocalEntries(tier, [PREFIX], NO_KEYS)

@@ -42,24 +42,49 @@ class LatencyStore(WrapperStore):
 
 
 class FaultyStore(WrapperStore):
-    """Fails when it was told to, before or after the request had its effect."""
+    """Fails, or lies, when it was told to."""
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
         self._faults: dict[str, deque[tuple[StoreError, bool]]] = {}
+        self._damaged: set[str] = set()
+        self._denials = 0
+        self._repetitions = 0
 
     def fail(self, method: str, error: StoreError, *, reply_lost: bool = False) -> None:
         """Let one call of a method raise `error`; with `reply_lost`, what it asked for is done."""
         self._faults.setdefault(method, deque()).append((error, reply_lost))
+
+    def damage(self, name: str) -> None:
+        """Let the next content of an object be damaged on its way."""
+        self._damaged.add(name)
+
+    def deny(self) -> None:
+        """Say of the next object that is to be created that there is one, and do not create it."""
+        self._denials += 1
+
+    def repeat(self) -> None:
+        """Create the next object twice, as who does not get the reply to the first time."""
+        self._repetitions += 1
 
     def forgive(self) -> None:
         """Fail no more."""
         self._faults.clear()
 
     async def get(self, name: str, part: range | None = None) -> bytes:
-        return await self._call("get", lambda: self.inner.get(name, part))
+        content = await self._call("get", lambda: self.inner.get(name, part))
+        if name in self._damaged:
+            self._damaged.remove(name)
+            return content[:-1] + bytes([content[-1] ^ 1])
+        return content
 
     async def create(self, name: str, data: bytes) -> bool:
+        if self._denials:
+            self._denials -= 1
+            return False
+        if self._repetitions:
+            self._repetitions -= 1
+            await self.inner.create(name, data)
         return await self._call("create", lambda: self.inner.create(name, data))
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:

@@ -52,7 +52,7 @@ LINGER_SECONDS = 0.5
 TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
 PROFILE_SECONDS = 3.0
-"""How long an answer may wait for a profile that is still being read."""
+"""How long, from the begin of a run on, an answer may wait for a profile that is still being read."""
 NICENESS = 19
 """A job that computes comes before uploads; until there are any, what it waits for is not held up."""
 VIEW_SECONDS = 1.0
@@ -259,7 +259,7 @@ class Agent:
                 if self.uploader:
                     self.uploader.wake()
             case protocol.ProfileOf(prefix):
-                with anyio.move_on_after(PROFILE_SECONDS):
+                with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
                     await run.profile.read.wait()
                 return protocol.Profile(run.profile.keys(prefix))
             case protocol.ViewOf():
@@ -313,7 +313,7 @@ class Agent:
 
     async def _fill(self, run: Run, lookup: protocol.Lookup) -> protocol.Status:
         # What the profile names needs no request for a manifest, and is on its way.
-        with anyio.move_on_after(PROFILE_SECONDS):
+        with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
             await run.profile.read.wait()
         namespace, key, slot = lookup.namespace, lookup.key, lookup.slot
         name = names.manifest_name(namespace, key, slot)

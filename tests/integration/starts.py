@@ -50,6 +50,8 @@ class Start:
     """The command line of every execution of a compiler."""
     cache: dict[str, Any]
     """s3cache's own report."""
+    seconds: float
+    """From its spawn to its exit."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -107,6 +109,7 @@ class Machine:
             path.unlink(missing_ok=True)
         (self.folder / name).write_text(_PREAMBLE + dedent(script))
         files = {"S3CACHE_REPORT": str(report), LOG_VARIABLE: str(compiled)}
+        began = time.monotonic()
         done = subprocess.run(
             [python, *launcher, name],
             env=self._environment() | files | variables,
@@ -118,6 +121,7 @@ class Machine:
             timeout=START_SECONDS,
             check=False,
         )
+        seconds = time.monotonic() - began
         assert done.returncode == 0, done.stdout
         self._rest()
         return Start(
@@ -125,6 +129,7 @@ class Machine:
             [json.loads(path.read_text()) for path in sorted(self.folder.glob("facts-*.json"))],
             compiled.read_text().splitlines() if compiled.exists() else [],
             json.loads(report.read_text()) if report.exists() else {},
+            seconds,
         )
 
     def run(self, script: str, **how: Any) -> Start:

@@ -32,9 +32,9 @@ NOTHING, BOTH, ALL = "\n", "small big\n", "small big more\n"
 
 def rank(machine: Machine, run: str = "run", **variables: str) -> str:
     """Return what one process of a pinned run finds."""
-    status, stdout, stderr, _ = machine.run(READ, **{"S3CACHE_PIN": "1", "_S3CACHE_RUN": run, **variables})
-    assert (status, stderr) == (0, "")
-    return stdout
+    ended = machine.run(READ, **{"S3CACHE_PIN": "1", "_S3CACHE_RUN": run, **variables})
+    assert (ended.status, ended.stderr) == (0, "")
+    return ended.stdout
 
 
 def record(machine: Machine, text: str = RECORD) -> None:

@@ -30,8 +30,8 @@ def test_report_has_the_documented_keys(machine: Machine) -> None:
     machine.wait_until_idle()
     said = _read(report)
     assert set(said) == {
-        "job", "namespaces", "requests", "seconds", "prefetched_bytes", "quarantined", "versions",
-        "machine", "pinned", "warnings",
+        "job", "namespaces", "requests", "seconds", "faults", "prefetched_bytes", "quarantined",
+        "versions", "machine", "pinned", "warnings",
     }  # fmt: skip
     assert said["job"] == "job"
     assert set(said["namespaces"]) == {"fx-graph", "autotune"}
