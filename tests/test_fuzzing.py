@@ -9,7 +9,7 @@ import pytest
 from tests.fuzzing.mutation import changed
 from tests.fuzzing.targets import PEAK_BYTES, SECONDS, TARGETS, attempt, corpus
 
-CHANGES = 200
+CHANGES = 50
 """So often each of the inputs is changed at random, always in the same way."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.tampering import KINDS, run_all
 
 pytestmark = pytest.mark.anyio
-TRIALS = 20
+TRIALS = 10
 """Of each kind; benchmarks/faults/tampering.py has ten thousand in all."""
 
 
