@@ -17,7 +17,7 @@ from tests.processes.machines import Bucket, Machine, wait_for
 
 NewMachine = Callable[..., Machine]
 
-SECONDS = 20.0
+SECONDS = 16.0
 WRITER = """
     import itertools, os, s3cache
     randomly = random.Random(int(sys.argv[1]))
