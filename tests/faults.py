@@ -256,8 +256,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         elif kind == "flip" and answer.body:
             self._send(msgspec.structs.replace(answer, body=self.server.chance().flip(answer.body)))
-        elif kind == "foreign" and method == "GET" and older:
-            self._send(msgspec.structs.replace(answer, body=older))
+        elif kind == "foreign" and method == "GET" and answer.body:
+            self._send(msgspec.structs.replace(answer, body=older or b"of another object"))
         elif kind == "stale" and method == "LIST":
             self._send(self.server.first_list(self.path, answer))
         elif kind == "stale" and method == "GET":
