@@ -1,5 +1,6 @@
 """`s3cache kernels`: compiling declared kernels on a machine without a GPU."""
 
+import json
 import os
 import platform
 import tempfile
@@ -67,11 +68,11 @@ def compile_kernels(
         if client:
             client.start()
         failed = _compile(work, jobs)
-        if client:
-            _push(client)
     click.echo(f"s3cache: {len(work) - len(failed)} of {len(work)} kernels are compiled")
     for compiled in failed:
         click.echo(f"{compiled.title}: {compiled.error}", err=True)
+    if client:
+        _push(client)
     if failed:
         raise SystemExit(1)
 
@@ -101,11 +102,12 @@ def _compile(work: list[Job], jobs: int) -> list[Compiled]:
 
 def _push(client: clients.Client) -> None:
     flushed = client.flush(PUSH_SECONDS)
-    if flushed is None or flushed.pending:
-        left = flushed.pending if flushed else "some"
-        raise click.ClickException(
-            f"{left} kernels are not stored yet: {flushed.warning if flushed else 'the agent is gone'}"
-        )
+    if flushed is None:
+        raise click.ClickException("no word from the agent of what is stored; its log may say why")
+    # What the bucket refuses is dropped, and with that no longer pending.
+    warnings = json.loads(flushed.report)["warnings"]
+    if flushed.pending or warnings:
+        raise click.ClickException(": ".join(["kernels may be missing in the bucket", *warnings]))
 
 
 def _settings() -> Settings:

@@ -43,6 +43,8 @@ def load(source: str) -> ModuleType:
     """
     path = Path(source)
     if path.suffix != ".py":
+        if not all(map(str.isidentifier, source.split("."))):
+            raise ImportError(f"{source!r} is neither a module nor a file that ends in .py")
         return importlib.import_module(source)
     if not path.is_file():
         raise ImportError(f"there is no file {source}")
@@ -119,6 +121,8 @@ def _arguments(function: Any, declaration: Declaration) -> dict[str, Any]:
         kind, _, divisor = declaration.signature.get(name, "").partition(":")
         if kind.startswith("*"):
             arguments[name] = MockTensor.wrap_dtype(getattr(torch, _TORCH_TYPES[kind[1:]]))
+        elif kind in ("i1", "u1"):
+            arguments[name] = True
         elif kind.startswith("i"):
             arguments[name] = {"": _ODD, "1": 1, "16": 16}[divisor] + (_WIDE if kind == "i64" else 0)
         elif kind.startswith("fp"):
@@ -156,4 +160,9 @@ def _base(kernel: Any) -> Any:
 
 
 def _configurations(kernel: Any) -> list[Any]:
-    return list(getattr(kernel, "configs", ()))
+    # Heuristics stand above an autotuner or below it.
+    while not hasattr(kernel, "configs"):
+        if not hasattr(kernel, "fn"):
+            return []
+        kernel = kernel.fn
+    return list(kernel.configs)

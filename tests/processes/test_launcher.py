@@ -6,9 +6,11 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from s3cache.launcher import is_of_this_environment
 from tests.processes.conftest import NewBucket, NewMachine
 from tests.processes.machines import UNSIGNED, Bucket, Machine, ended
 from tests.processes.stubs import counting, refusing
@@ -114,6 +116,45 @@ def test_command_has_the_signals_of_a_shell(machine: Machine) -> None:
     assert int(status["SigBlk"], 16) == 0
     # Two that the C library has for itself are ignored in whatever it spawns.
     assert int(status["SigIgn"], 16) & ~(0b11 << 31) == 0
+
+
+def executable(path: Path, text: str) -> str:
+    path.write_text(text)
+    path.chmod(0o700)
+    return str(path)
+
+
+def test_what_our_python_runs_is_of_this_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    ours = Path(sys.executable)
+    assert is_of_this_environment([str(ours), "train.py"])
+    also_ours = ours.with_name(f"python{sys.version_info.major}.{sys.version_info.minor}")
+    for interpreter in ours, also_ours:
+        assert is_of_this_environment([executable(tmp_path / "torchrun", f"#!{interpreter}\n")])
+    monkeypatch.setenv("PATH", f"{tmp_path}:{ours.parent}")
+    assert is_of_this_environment([ours.name, "train.py"])
+    assert is_of_this_environment(["torchrun", "train.py"])
+
+
+def test_what_another_program_runs_is_not_of_this_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A virtual environment's Python is a link to the one that it was made by.
+    ours, other = tmp_path / "python", sys.executable
+    ours.symlink_to(other)
+    monkeypatch.setattr(sys, "executable", str(ours))
+    beside = executable(tmp_path / "program", "")
+    for interpreter in ("/bin/sh", "/usr/bin/env python", other, beside):
+        assert not is_of_this_environment([executable(tmp_path / "script", f"#!{interpreter}\n")])
+    for command in (other, beside, "sh", "no-such-command", str(tmp_path)):
+        assert not is_of_this_environment([command])
+
+
+def test_without_triton_nothing_is_of_this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert not is_of_this_environment([sys.executable])
 
 
 def test_stdin_and_stdout_are_the_commands(machine: Machine) -> None:
