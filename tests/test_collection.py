@@ -536,6 +536,8 @@ async def test_it_may_end_at_any_moment_and_the_next_one_goes_on(tmp_path: Path)
             if bucket.objects[name]:
                 found = manifest.decode(bucket.objects[name], NO_KEYS)
                 await bucket.new_machine().entry(found, 0)
+        # The highest slot goes first.
+        assert slot("old") in bucket.objects or slot("old", 1) not in bucket.objects
         await bucket.collect_daily(3)
         assert bucket.names("manifests/") == {slot("used"), *(slot("mixed", number) for number in range(3))}
         assert len(bucket.names("packs/")) == 2
@@ -564,6 +566,23 @@ async def test_a_profile_that_is_compacted_meanwhile_is_read_again(bucket: Bucke
 
     assert (await bucket.collect(store=Compacted(bucket.memory, compact))).condemned == []
     assert has_replaced
+
+
+async def test_a_pack_stays_as_long_as_a_manifest_that_is_not_used_either(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list that names the manifest is lost, the one that names the pack is not."""
+    monkeypatch.setattr("s3cache.condemned.NAMES", 1)
+    await bucket.put("key")
+    bucket.now += 31 * DAY
+    await bucket.collect()
+    for name in bucket.names("condemned/"):
+        if condemned.decode(name, bucket.objects[name]) == [slot("key")]:
+            del bucket.objects[name]
+    await bucket.collect_daily(1)
+    assert await bucket.get("key") == {""}
+    await bucket.collect_daily(4)
+    assert bucket.objects == {}
 
 
 async def test_a_list_that_is_damaged_condemns_nothing(bucket: Bucket) -> None:
