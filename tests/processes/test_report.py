@@ -31,7 +31,7 @@ def test_report_has_the_documented_keys(machine: Machine) -> None:
     said = _read(report)
     assert set(said) == {
         "job", "namespaces", "requests", "seconds", "faults", "prefetched_bytes", "quarantined",
-        "versions", "machine", "pinned", "warnings",
+        "versions", "machine", "pinned", "trusted_keys", "warnings",
     }  # fmt: skip
     assert said["job"] == "job"
     assert set(said["namespaces"]) == {"fx-graph", "autotune"}
