@@ -188,7 +188,7 @@ class Client:
         """Connect to the agent, or start one, without waiting for it."""
         try:
             self._agent.start()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, DiskTierError) as error:
             self._warn(f"the agent cannot be started: {error}")
 
     def _sees(self, namespace: str, key: str, slot: int) -> bool:

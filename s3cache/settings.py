@@ -116,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def own_folders(self) -> tuple[Path, ...]:
         """The folder, and those that are in it for all URLs."""
-        return self.directory, *(self.directory / name for name in ("tier", "spool", "agents"))
+        return self.directory, *(self.directory / name for name in ("tier", "spool"))
 
     def keyring(self) -> Keyring:
         """Return the keys that are trusted; they sign nothing."""

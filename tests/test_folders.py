@@ -9,6 +9,7 @@ import pytest
 
 from s3cache import folders
 from s3cache.agent.address import agent_directory
+from s3cache.agent.connection import Connection
 from s3cache.counts import HighestCounts
 from s3cache.errors import DiskTierError
 from s3cache.manifest import Result
@@ -67,7 +68,7 @@ def test_all_is_its_owners_alone_whatever_the_umask(tmp_path: Path, umask: int) 
     assert modes(tmp_path / "a") == {0o700, 0o600}
 
 
-@pytest.mark.parametrize("below", ["", "tier", "spool", "agents"])
+@pytest.mark.parametrize("below", ["", "tier", "spool"])
 @pytest.mark.parametrize(
     ("mode", "remedy"),
     [(0o770, "S3CACHE_SHARED_GROUP=1"), (0o707, "chmod o-w"), (0o777, "chmod o-w"), (0o1777, "chmod o-w")],
@@ -86,6 +87,14 @@ def test_the_tiers_own_folder_is_looked_at_too(tmp_path: Path) -> None:
     (tmp_path / "tier" / "objects").chmod(0o777)
     with pytest.raises(DiskTierError, match="everybody may write"):
         DiskTier(tmp_path / "tier", 1 << 20)
+
+
+def test_no_agent_is_started_where_others_may_write(tmp_path: Path) -> None:
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents").chmod(0o777)
+    with pytest.raises(DiskTierError, match="everybody may write"):
+        Connection(settings(tmp_path)).start()
+    assert list((tmp_path / "agents").iterdir()) == []
 
 
 @as_root
