@@ -26,3 +26,13 @@ def here(tier: DiskTier, job: str, platform: str, machine: Machine) -> View:
         ),
         likeness(),
     )
+
+
+def write_down(tier: DiskTier, name: str, data: bytes) -> bytes:
+    """Write a view down, and return the one that is written down: the first one stays.
+
+    Raises DiskTierError when it cannot be written.
+    """
+    tier.write(name, data)
+    found = tier.read(name)
+    return data if found is None else found
