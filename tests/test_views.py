@@ -79,14 +79,14 @@ def test_what_is_not_whole_is_not_seen(root: Path, tier: DiskTier, is_damaged: b
     assert view == View.of([Reference(0, whole)], likeness())
 
 
-def test_what_lies_elsewhere_by_now_is_seen_where_it_is(tier: DiskTier) -> None:
+@pytest.mark.parametrize("is_packed_anew_here", [True, False])
+def test_what_was_packed_anew_is_seen_where_it_is_now(tier: DiskTier, is_packed_anew_here: bool) -> None:
     old = on_disk(tier, result("key"))
     new = packed(tier, result("key"), result("neighbour"))
     catalogue(tier, *new.manifests, stamp=2)
-    tier.remove(old.manifests[0].frames[0].name)
-    assert seen(tier, "key") == {"key"}
-    tier.remove(new.manifests[0].frames[0].name)
-    assert seen(tier, "key") == set()
+    gone = old if is_packed_anew_here else new
+    tier.remove(gone.manifests[0].frames[0].name)
+    assert seen(tier, "key") == ({"key"} if is_packed_anew_here else set())
 
 
 def test_what_this_machine_cannot_use_is_not_seen(tier: DiskTier) -> None:
@@ -100,3 +100,10 @@ def test_what_is_seen_is_what_the_tier_parts_with_last(root: Path, tier: DiskTie
     before = path.stat().st_mtime_ns
     seen(tier, "key")
     assert path.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("first", [b"", b"12345678"])
+def test_what_is_written_down_first_stays(tier: DiskTier, first: bytes) -> None:
+    """Nothing, too: whoever waited in vain has decided for it."""
+    assert views.write_down(tier, "views/run", first) == first
+    assert views.write_down(tier, "views/run", b"abcdefgh") == first

@@ -1,6 +1,7 @@
 """Ranks on several machines agree, through the store of their process group, on what all of them see."""
 
 import logging
+import os
 import time
 from datetime import timedelta
 from functools import partial
@@ -39,7 +40,9 @@ def _agree(module: Any, pg: Any) -> None:
         return
     if are_on_several_machines(pg.size()):
         started = time.monotonic()
-        store = module.PrefixStore("s3cache", module._world.pg_map[pg][1])
+        # A store may outlive the ranks that torchrun starts again.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = module.PrefixStore(f"s3cache/{attempt}", module._world.pg_map[pg][1])
         cache.agree(partial(settle, store, pg.rank(), pg.size(), cache.settings.deadline_seconds))
         cache.waited("agreement", time.monotonic() - started)
 

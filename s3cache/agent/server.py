@@ -436,13 +436,11 @@ class Agent:
         decided.set()
 
     def _write_down(self, run: Run, name: str, data: bytes) -> bytes:
-        """Write a view down, and return the one that is: what was written first stays."""
         try:
-            self._tier.write(name, data)
+            return views.write_down(self._tier, name, data)
         except DiskTierError as error:
             run.warn(error)
-        found = self._tier.read(name)
-        return data if found is None else found
+            return data
 
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
         await self._knows_whether_it_signs.wait()

@@ -209,13 +209,15 @@ class Fleet:
         finally:
             client.close()
 
-    def receive(self, other: "Fleet") -> None:
-        """Copy all objects of another fleet, as if a machine of this one had recorded them."""
+    def receive(self, other: "Fleet", pause: float = 0.0) -> None:
+        """Copy all objects of another fleet, one after the other, as if a machine had recorded them."""
         bucket, _, root = self.url.removeprefix("s3://").partition("/")
         source = other.url.removeprefix("s3://")
         client = self._server.client()
         try:
-            for name in other.objects():
+            # What a manifest names is there before it.
+            for name in sorted(other.objects(), key=lambda name: not name.startswith("packs/")):
+                time.sleep(pause)
                 client.copy_object(Bucket=bucket, Key=f"{root}/v1/{name}", CopySource=f"{source}/v1/{name}")
         finally:
             client.close()

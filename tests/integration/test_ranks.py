@@ -1,10 +1,8 @@
 """Ranks: those of a pinned job find the same, on one machine and on several."""
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,18 +98,13 @@ END = """
 """
 
 
-def go(machine: Machine, job: "Future[Start]", *numbers: int) -> None:
+def go(machine: Machine, *numbers: int) -> None:
     """Let ranks of a job compile, and wait until they have."""
     for number in numbers:
         wait_for((machine.folder / f"waits-{number}").exists, f"rank {number}", START_SECONDS)
         (machine.folder / f"goes-{number}").touch()
     for number in numbers:
-        facts = machine.folder / f"facts-{number}.json"
-        wait_for(partial(_is_over, facts, job), f"rank {number}", START_SECONDS)
-
-
-def _is_over(facts: Path, job: "Future[Start]") -> bool:
-    return facts.exists() or job.done()
+        wait_for((machine.folder / f"facts-{number}.json").exists, f"rank {number}", START_SECONDS)
 
 
 def found(start: Start) -> list[dict[str, bool]]:
@@ -146,9 +139,9 @@ def test_ranks_that_start_while_entries_appear_find_the_same(
     settings = {"S3CACHE_PIN": "1", "S3CACHE_MODE": "read-only"}
     with ThreadPoolExecutor() as pool:
         job = pool.submit(machine.run, SQUARE + END, launcher=launcher, **settings)
-        go(machine, job, 0, 2)
+        go(machine, 0, 2)
         fleet.receive(recorded.fleet)
-        go(machine, job, 1, 3)
+        go(machine, 1, 3)
         start = job.result()
     assert found(start) == [{"square": False}] * 4
     assert start.cache["pinned"] == 0
