@@ -78,7 +78,8 @@ def test_verify_says_that_nothing_is_wrong(url: str) -> None:
     said = run("verify")
     assert (said.exit_code, said.output) == (
         0,
-        "s3cache: 0 wrong, 0 unsigned or untrusted, 0 missing, 0 unreferenced; 1 LIST, 2 GET, 0 PUT, 0 DELETE\n",
+        "s3cache: 0 wrong, 0 unsigned or untrusted, 0 missing, 0 unreferenced; "
+        "1 LIST, 2 GET, 0 PUT, 0 DELETE\n",
     )
 
 
