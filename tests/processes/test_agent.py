@@ -138,8 +138,7 @@ def test_agent_that_did_not_answer_is_asked_again_later(new_machine: NewMachine)
     recording.wait_until_idle()
     job = machine.start(
         """
-        from s3cache import client
-        client.COOLDOWN_SECONDS, client.PATIENCE_SECONDS = 0.2, 1.0
+        cache._cooldown, cache._patience = 0.2, 1.0
         cache.get("fx-graph", "absent")
         say("ready")
         sys.stdin.readline()
