@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import s3cache
+from benchmarks.faults import cleaning
 from s3cache.cli import main
 from s3cache.collection import Collected, UnusedProfile
 from s3cache.commands.gc import describe
@@ -118,3 +119,9 @@ def test_a_bucket_that_is_not_there_is_an_error_that_says_so(url: str, command: 
 def test_a_url_is_needed(command: str) -> None:
     assert run(command).exit_code == 2
     assert run(command, "--url", "http://bucket").exit_code == 1
+
+
+def test_so_many_objects_take_so_many_requests() -> None:
+    """The small version of what is measured with a million."""
+    said = CliRunner().invoke(cleaning.main, ["--objects", "3000"])
+    assert said.exit_code == 0, said.output
