@@ -6,7 +6,8 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -73,30 +74,47 @@ def jobs_of(source: str, targets: Sequence[Target]) -> list[Job]:
 
 def compile_all(jobs: Iterable[Job], processes: int) -> Iterator[Compiled]:
     """Compile in so many processes, and yield what came of each job as soon as it is known."""
-    # A fork would inherit what the client and Triton keep by process.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        under_way: list[Future[Compiled]] = [pool.submit(compile_one, job) for job in jobs]
+    broken: list[Job] = []
+    with _pool(processes) as pool:
+        under_way = {pool.submit(compile_one, job): job for job in jobs}
         try:
             for future in as_completed(under_way):
-                yield future.result()
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    broken.append(under_way[future])
         finally:
             for future in under_way:
                 future.cancel()
+    # The compiler of one of them crashed, and took the pool along: each has a process of its own now.
+    for job in broken:
+        with _pool(1) as pool:
+            try:
+                yield pool.submit(compile_one, job).result()
+            except BrokenProcessPool:
+                yield Compiled(job, title_of(job), error="the process that compiled it died")
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    # A fork would inherit what the client and Triton keep by process.
+    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+
+
+def title_of(job: Job) -> str:
+    """Return what a job is called: the kernel, how it is launched, the target, the configuration."""
+    _, declaration, configurations = _find(job)
+    title = f"{job.kernel}{declaration} for {job.target}"
+    return f"{title}, {configurations[job.configuration]}" if configurations else title
 
 
 def compile_one(job: Job) -> Compiled:
     """Compile in this process; Triton's cache manager takes care of the result."""
-    found = {name: (kernel, declarations) for name, kernel, declarations in declared(load(job.source))}
-    kernel, declarations = found[job.kernel]
-    declaration = declarations[job.declaration]
-    configurations = _configurations(kernel)
+    kernel, declaration, configurations = _find(job)
     options: dict[str, Any] = dict(declaration.options)
     constants = dict(declaration.constants)
     if configurations:
         options |= configurations[job.configuration].all_kwargs()
-    title = f"{job.kernel}{declaration} for {job.target}"
-    if configurations:
-        title += f", {configurations[job.configuration]}"
+    title = title_of(job)
     try:
         function = _base(kernel)
         # By device, of which there is one whatever the target, Triton remembers what it compiles for.
@@ -111,15 +129,27 @@ def compile_one(job: Job) -> Compiled:
         return Compiled(job, title, error=last)
 
 
+def _find(job: Job) -> tuple[Any, Declaration, list[Any]]:
+    found = {name: (kernel, declarations) for name, kernel, declarations in declared(load(job.source))}
+    kernel, declarations = found[job.kernel]
+    return kernel, declarations[job.declaration], _configurations(kernel)
+
+
 def _arguments(function: Any, declaration: Declaration) -> dict[str, Any]:
     """Return what stands for a launch's arguments: Triton specializes by them as it does by real ones."""
     import torch
     from triton.runtime.jit import MockTensor
 
+    if unknown := declaration.signature.keys() - set(function.arg_names):
+        raise TypeError(f"the kernel has no argument {', '.join(sorted(unknown))}")
     arguments: dict[str, Any] = {}
     for name in function.arg_names:
         kind, _, divisor = declaration.signature.get(name, "").partition(":")
         if kind.startswith("*"):
+            if kind[1:] not in _TORCH_TYPES:
+                raise TypeError(
+                    f"{kind} of {name} is no type that is known; they are {', '.join(_TORCH_TYPES)}"
+                )
             arguments[name] = MockTensor.wrap_dtype(getattr(torch, _TORCH_TYPES[kind[1:]]))
         elif kind in ("i1", "u1"):
             arguments[name] = True

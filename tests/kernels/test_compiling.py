@@ -160,3 +160,37 @@ def test_a_configuration_that_cannot_be_compiled_is_named_and_the_rest_goes_on(
         assert each.title.startswith(f"{kernel}(x: *fp32; value=1.0) for {each.job.target}, block: 100, ")
         assert "arange's range must be a power of 2" in each.error
         assert each.digest == ""
+
+
+CRASHING = """
+import os
+import triton
+import triton.language as tl
+from s3cache.kernels import declare
+
+@declare({"x": "*fp32"}, {"block": 64})
+@triton.jit
+def crash(x, block: tl.constexpr):
+    tl.store(x + tl.arange(0, block), 0.0)
+
+@declare({"x": "*u16"}, {"block": 64})
+@declare({"y": "*fp32"}, {"block": 64})
+@triton.jit
+def zero(x, block: tl.constexpr):
+    tl.store(x + tl.arange(0, block), 0.0)
+
+crash.warmup = lambda **_: os.abort()
+"""
+
+
+def test_what_crashes_the_compiler_or_is_declared_wrong_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    path = tmp_path / "crashing.py"
+    path.write_text(CRASHING)
+    crashed, *wrong = sorted(compile_all(jobs_of(str(path), TARGETS[:1]), 2))
+    assert crashed.title == "crash(x: *fp32; block=64) for cuda:90"
+    assert crashed.error == "the process that compiled it died"
+    assert [each.error.partition(";")[0] for each in wrong] == [
+        "TypeError: *u16 of x is no type that is known",
+        "TypeError: the kernel has no argument y",
+    ]
