@@ -61,8 +61,9 @@ class Start:
 
     @property
     def warnings(self) -> list[str]:
-        """What s3cache had to warn of in the job's processes."""
-        return [line for line in self.said.splitlines() if line.startswith("WARNING s3cache")]
+        """What s3cache had to warn of in the job's processes, but for that nothing is signed."""
+        warnings = [line for line in self.said.splitlines() if line.startswith("WARNING s3cache")]
+        return [line for line in warnings if "nothing is signed" not in line]
 
     def count(self, what: str, namespace: str = "") -> int:
         """Return a count of s3cache's report: of a namespace, or of all."""

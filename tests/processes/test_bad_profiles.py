@@ -139,10 +139,10 @@ def that_disagrees(place: Bucket) -> bytes:
 @pytest.mark.parametrize(
     ("forge", "says"),
     [
-        (past_the_end, "does not match"),
+        (past_the_end, "is not where the profile says"),
         (of_ten_gigabytes, "is skipped"),
         (of_ten_million_entries, "is skipped"),
-        (that_disagrees, "is not prefetched"),
+        (that_disagrees, "is not where the profile says"),
     ],
 )
 def test_a_segment_that_is_wrong_is_refused_and_what_is_there_is_found(
