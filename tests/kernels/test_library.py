@@ -103,7 +103,7 @@ def test_the_loss_of_no_token_is_nothing(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:TensorFloat32:UserWarning")
 @pytest.mark.skipif(DEVICE == "cpu", reason="torch.compile cannot trace Triton's interpreter")
 def test_operators_are_part_of_one_graph(dtype: torch.dtype) -> None:
     def block(x: Tensor, weight: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
