@@ -160,8 +160,8 @@ def test_a_source_that_has_no_kernels_is_refused(machine: Machine, source: str, 
         (["--target", "h100"], {}, "a target is cuda and a compute capability, as cuda:90, not 'h100'"),
         (["--push"], {"S3CACHE_URL": None}, "S3CACHE_URL is not set; set it to s3://bucket/prefix"),
         (["--check"], {"S3CACHE_URL": None}, "S3CACHE_URL is not set; set it to s3://bucket/prefix"),
-        (["--push"], {"S3CACHE_MODE": "read-only"}, "--push needs S3CACHE_MODE=read-write"),
-        (["--push"], {"S3CACHE_MODE": "off"}, "--push needs S3CACHE_MODE=read-write"),
+        (["--push"], {"S3CACHE_MODE": "read-only"}, "--push stores nothing here: S3CACHE_MODE is read-only"),
+        (["--push"], {"S3CACHE_MODE": "off"}, "--push stores nothing here: S3CACHE_MODE is off"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(
