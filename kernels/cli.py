@@ -56,6 +56,8 @@ def compile_kernels(
     Python and Triton must be of the versions that the GPU machines have. Exits with 1 when a kernel
     cannot be compiled; the others are compiled nevertheless.
     """
+    if os.environ.get("TRITON_INTERPRET", "0") != "0":
+        raise click.UsageError("with TRITON_INTERPRET set nothing is compiled: unset it")
     if push or check:
         settings = _settings()
         if push and settings.mode is not Mode.READ_WRITE:

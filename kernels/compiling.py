@@ -185,6 +185,8 @@ def _base(kernel: Any) -> Any:
     from triton import JITFunction
 
     while not isinstance(kernel, JITFunction):
+        if not hasattr(kernel, "fn"):
+            raise TypeError("triton.jit is missing below declare")
         kernel = kernel.fn
     return kernel
 

@@ -58,6 +58,12 @@ def refill(x, block: tl.constexpr, value: tl.constexpr):
 """
 
 
+@pytest.fixture(autouse=True)
+def no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are compiled here, even beside tests that interpret them."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
 @pytest.fixture
 def declared(tmp_path: Path) -> str:
     path = tmp_path / "declared.py"
@@ -179,6 +185,9 @@ def crash(x, block: tl.constexpr):
 def zero(x, block: tl.constexpr):
     tl.store(x + tl.arange(0, block), 0.0)
 
+@declare({"x": "*fp32"})
+def plain(x): ...
+
 crash.warmup = lambda **_: os.abort()
 """
 
@@ -191,6 +200,7 @@ def test_what_crashes_the_compiler_or_is_declared_wrong_is_named(tmp_path: Path)
     assert crashed.title == "crash(x: *fp32; block=64) for cuda:90"
     assert crashed.error == "the process that compiled it died"
     assert [each.error.partition(";")[0] for each in wrong] == [
+        "TypeError: triton.jit is missing below declare",
         "TypeError: *u16 of x is no type that is known",
         "TypeError: the kernel has no argument y",
     ]

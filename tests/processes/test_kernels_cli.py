@@ -159,6 +159,7 @@ def test_a_source_that_has_no_kernels_is_refused(machine: Machine, source: str, 
         (["--check"], {"S3CACHE_URL": None}, "S3CACHE_URL is not set; set it to s3://bucket/prefix"),
         (["--push"], {"S3CACHE_MODE": "read-only"}, "--push needs S3CACHE_MODE=read-write"),
         (["--push"], {"S3CACHE_MODE": "off"}, "--push needs S3CACHE_MODE=read-write"),
+        ([], {"TRITON_INTERPRET": "1"}, "with TRITON_INTERPRET set nothing is compiled: unset it"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(
