@@ -18,6 +18,7 @@ from s3cache import names
 from s3cache import prelude as preludes
 from s3cache.bucket import Bucket
 from s3cache.cache import Cache
+from s3cache.keyring import NO_KEYS
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine as Requirements
 from s3cache.machine import platform_tag
@@ -194,8 +195,8 @@ async def _fill(lab: Lab, url: str, items: Sequence[Item]) -> Fill:
     tier = DiskTier(lab.folder(), ROOM)
     async with Bucket(url) as bucket:
         began = time.perf_counter()
-        cache = Cache(bucket, tier, Requirements())
-        segments, prelude = await open_profile(cache, bucket, PREFIX)
+        cache = Cache(bucket, tier, Requirements(), NO_KEYS)
+        segments, _, prelude = await open_profile(cache, bucket, PREFIX)
         frames = worth_fetching(live(segments).values(), Requirements(), (), ROOM)
         await bring(cache, frames, Progress(), prelude.frames if prelude else None)
         filled = time.perf_counter() - began
@@ -211,7 +212,7 @@ async def _fill(lab: Lab, url: str, items: Sequence[Item]) -> Fill:
 
 
 def _look_up(tier: DiskTier, items: Sequence[Item]) -> Iterator[Entry]:
-    entries = LocalEntries(tier, names.catalog_prefixes(JOB, platform_tag()))
+    entries = LocalEntries(tier, names.catalog_prefixes(JOB, platform_tag()), NO_KEYS)
     for item in items:
         manifest = entries.manifest(NAMESPACE, item.key, 0)
         entry = entries.entry(manifest, 0) if manifest else None
@@ -227,7 +228,7 @@ async def _throw_away(url: str) -> float:
         fetched: dict[str, bytes] = {}
 
         async def find() -> None:
-            found.extend([name async for name in bucket.list(PREFIX)])
+            found.extend([listed.name async for listed in bucket.list(PREFIX)])
 
         async def get(name: str, part: range | None) -> None:
             async with limiter:
@@ -245,7 +246,7 @@ async def _throw_away(url: str) -> float:
                 if name not in held.segments:
                     group.start_soon(get, name, None)
         paused = time.perf_counter()
-        read = [decode(name, data) for name, data in (held.segments | fetched).items()]
+        read = [decode(name, data, NO_KEYS) for name, data in (held.segments | fetched).items()]
         frames = [packed for segment in read for packed in segment.frames]
         missing = [packed for packed in frames if packed.place.name not in held.frames]
         began += time.perf_counter() - paused

@@ -18,6 +18,8 @@ from s3cache.agent.jobs import Jobs
 from s3cache.agent.segments import SegmentWriter
 from s3cache.bucket import Bucket
 from s3cache.cache import Cache
+from s3cache.counts import HighestCounts
+from s3cache.keyring import NO_KEYS
 from s3cache.machine import Machine as Requirements
 from s3cache.manifest import Result
 from s3cache.tier import DiskTier
@@ -87,15 +89,15 @@ class Lab:
 
 async def _record(items: Sequence[Item], url: str, folder: Path) -> None:
     tier = DiskTier(folder, ROOM)
-    jobs = Jobs()
+    jobs = Jobs(NO_KEYS)
     job = jobs.profile(JOB)
     async with Bucket(url) as bucket:
-        cache = Cache(bucket, tier, Requirements())
+        cache = Cache(bucket, tier, Requirements(), NO_KEYS)
         for batch in _batches(items):
             for result, slot in zip(batch, await cache.put_all(batch), strict=True):
                 assert slot is not None
                 job.add(result.namespace, result.key, slot)
-        await SegmentWriter(cache, bucket, tier, jobs, {}).write()
+        await SegmentWriter(cache, bucket, tier, jobs, HighestCounts(folder / "counts"), {}).write()
 
 
 def result_of(item: Item) -> Result:

@@ -26,6 +26,7 @@ _ADAPTERS = {
     "pytorch.gemm_timings": "torch._inductor.codecache",
     "pytorch.remote_caches": "torch._inductor.remote_cache",
     "pytorch.pgo": "torch._dynamo.pgo",
+    "pytorch.ranks": "torch.distributed.distributed_c10d",
     "pytorch.precompile": "torch._dynamo.package",
     "pytorch.custom_artifacts": "torch.compiler._cache",
     "pytorch.bundled_kernels": "torch._inductor.runtime.triton_heuristics",

@@ -60,8 +60,8 @@ def compile_kernels(
         raise click.UsageError("with TRITON_INTERPRET set nothing is compiled: unset it")
     if push or check:
         settings = _settings()
-        if push and settings.mode is not Mode.READ_WRITE:
-            raise click.UsageError("--push needs S3CACHE_MODE=read-write")
+        if push and settings.refusal:
+            raise click.UsageError(f"--push stores nothing: {settings.refusal}")
         if check:
             _check(settings)
     work = _jobs(sources or LIBRARY, targets)

@@ -12,11 +12,11 @@ from s3cache.local import LocalEntries
 from s3cache.machine import Machine, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry
 from s3cache.names import catalog_prefixes
-from s3cache.settings import Mode, Settings
+from s3cache.settings import Settings
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
 from s3cache.stores.read_only import ReadOnlyStore
-from s3cache.tier import DiskTier
+from s3cache.tier import open_tier
 
 
 @asynccontextmanager
@@ -30,9 +30,10 @@ async def open(url: str | None = None) -> AsyncIterator[Cache]:
     settings = _settings(url)
     async with Bucket(settings.url) as bucket:
         objects: ObjectStore = BreakerStore(bucket)
-        if settings.mode is not Mode.READ_WRITE:
-            objects = ReadOnlyStore(objects, f"S3CACHE_MODE is {settings.mode.value}")
-        yield Cache(objects, DiskTier(settings.tier_directory, settings.disk_limit), Machine())
+        if settings.refusal:
+            objects = ReadOnlyStore(objects, settings.refusal)
+        keyring = settings.keyring() if settings.refusal else settings.signing_keyring()
+        yield Cache(objects, open_tier(settings), Machine(), keyring)
 
 
 @contextmanager
@@ -42,9 +43,10 @@ def open_sync(url: str | None = None) -> Iterator["SyncCache"]:
     Raises SettingsError when a setting cannot be used, DiskTierError when the disk tier cannot.
     """
     settings = _settings(url)
-    tier = DiskTier(settings.tier_directory, settings.disk_limit)
+    prefixes = catalog_prefixes(settings.job, platform_tag())
+    entries = LocalEntries(open_tier(settings), prefixes, settings.keyring())
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(open(url)) as cache:
-        yield SyncCache(cache, portal, LocalEntries(tier, catalog_prefixes(settings.job, platform_tag())))
+        yield SyncCache(cache, portal, entries)
 
 
 class SyncCache:

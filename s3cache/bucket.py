@@ -1,13 +1,15 @@
 """The bucket: the one module that speaks to S3."""
 
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import aioboto3
 import anyio
 from aiobotocore.config import AioConfig
 from aiohttp import ClientError as HttpError
+from aiohttp import ClientPayloadError
 from botocore import exceptions as boto
 from botocore.handlers import add_expect_header
 
@@ -15,25 +17,41 @@ from s3cache import ledger
 from s3cache.errors import (
     BucketAbsent,
     Busy,
+    Corrupt,
     CredentialsAbsent,
     Forbidden,
+    NotS3,
     ObjectAbsent,
+    ServerFailed,
     StoreError,
+    TimedOut,
+    Truncated,
     Unreachable,
+    WrongClock,
     WrongRegion,
 )
+from s3cache.frame import MAX_CONTENT_BYTES
 from s3cache.ledger import Event
+from s3cache.manifest import MANIFEST_BYTES
+from s3cache.prelude import PRELUDE_BYTES
+from s3cache.profile import SEGMENT_BYTES
 from s3cache.settings import parse_url
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
+from s3cache.stores.retries import Retries
+
+T = TypeVar("T")
 
 LAYOUT = "v1"
 CONNECTIONS = 64
 CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 3.0
 """A connection on which nothing arrives for this long is given up."""
-REQUEST_SECONDS = 120.0
-ATTEMPTS = 2
-_CONFLICT_SECONDS = 0.1
+ANSWER_SECONDS = 6.0
+"""How long an answer may take to begin, and one that is not content to end: for those that trickle."""
+LEAST_RATE = 64 << 10
+"""Bytes a second: content may take as long at this rate more."""
+PAUSE_SECONDS = 0.5
+"""How long, at most and by chance, is waited before a request is made again."""
 
 _REGION_CODES = {
     "301",
@@ -50,6 +68,13 @@ _REFUSAL_CODES = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
 }
+CHUNK_BYTES = 1 << 20
+_MOST_BYTES = {
+    "claims": 0,
+    "manifests": MANIFEST_BYTES,
+    "profiles": SEGMENT_BYTES,
+    "preludes": PRELUDE_BYTES,
+}
 _ENDPOINT = "check the network and AWS_ENDPOINT_URL_S3"
 _REMEDY = "check the credentials and the bucket's policy"
 _REMEDIES = {
@@ -59,19 +84,34 @@ _REMEDIES = {
     "DELETE": f"{_REMEDY}: it takes s3:DeleteObject",
 }
 _SLOW_DOWN_STATUSES = {429, 503}
+_FAILED_STATUSES = {500, 502, 504}
 _EXPIRY_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+_CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
 _CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
     boto.ProfileNotFound,
     boto.CredentialRetrievalError,
 )
+_LATE = (TimeoutError, boto.ReadTimeoutError, boto.ConnectTimeoutError)
+_CUT_OFF = (boto.IncompleteReadError, boto.ResponseStreamingError, ClientPayloadError)
+_FAILURES = (
+    boto.BotoCoreError,
+    boto.ClientError,
+    HttpError,
+    OSError,
+    # Raised by botocore for answers that it cannot make sense of.
+    ValueError,
+    LookupError,
+)
 
 
 class Bucket(ObjectStore):
     """Objects under `<prefix>/v1/` of a bucket. As an async context manager it holds connections.
 
-    Retries are botocore's own. What keeps the client from being made is raised by each request.
+    What may pass is tried twice, as long as there are not too many `Retries`: botocore's own would not
+    cover an answer's content, nor be counted. What keeps the client from being made is raised by each
+    request.
     """
 
     def __init__(self, url: str) -> None:
@@ -81,13 +121,14 @@ class Bucket(ObjectStore):
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._failure: StoreError | None = None
+        self._retries = Retries()
 
     async def __aenter__(self) -> Self:
         config = AioConfig(
             max_pool_connections=CONNECTIONS,
             connect_timeout=CONNECT_SECONDS,
             read_timeout=SILENCE_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            retries={"mode": "standard", "total_max_attempts": 1},
             # Not every S3 server understands checksums in trailers; content has a digest of ours.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -109,61 +150,94 @@ class Bucket(ObjectStore):
     async def get(self, name: str, part: range | None = None) -> bytes:
         """Return an object, or those of its bytes that lie in `part`.
 
-        Raises ObjectAbsent, or another StoreError that says why not.
+        Raises ObjectAbsent, or another StoreError that says why not; Corrupt when more comes than an object
+        of its kind, or `part`, has.
         """
         bounds = {"Range": f"bytes={part.start}-{part.stop - 1}"} if part is not None else {}
-        try:
-            async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event):
+
+        async def request() -> bytes:
+            async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event, scope):
                 response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
-                async with response["Body"] as body:
-                    data: bytes = await body.read()
+                scope.deadline = anyio.current_time() + SILENCE_SECONDS
+                scope.deadline += response.get("ContentLength", 0) / LEAST_RATE
+                async with response["Body"]:
+                    limit = _most_bytes(name) if part is None else len(part)
+                    data = await _read(response["Body"], limit, name)
                     event.bytes = len(data)
                     return data
+
+        try:
+            return await self._twice(request)
         except _PastEnd:
             return b""
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object; return False when there is one already."""
-        for _ in range(ATTEMPTS):
-            try:
-                async with self._request("PUT", name) as (client, event):
-                    event.bytes = len(data)
-                    await client.put_object(
-                        Bucket=self._bucket, Key=self._prefix + name, Body=data, IfNoneMatch="*"
-                    )
-                return True
-            except _Present:
-                return False
-            except _Conflict:
-                await anyio.sleep(_CONFLICT_SECONDS)
-        raise StoreError(f"{self.url}: other writers kept {name} busy")
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names that begin with `prefix`; those of one folder come sorted."""
+        async def request() -> None:
+            async with self._request("PUT", name, len(data)) as (client, event, _):
+                event.bytes = len(data)
+                await client.put_object(
+                    Bucket=self._bucket, Key=self._prefix + name, Body=data, IfNoneMatch="*"
+                )
+
+        try:
+            await self._twice(request)
+        except _Present:
+            return False
+        return True
+
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield the objects whose names begin with `prefix`; those of one folder come sorted."""
         page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
-        while True:
-            async with self._request("LIST", prefix) as (client, _):
+
+        async def request() -> list[Listed]:
+            async with self._request("LIST", prefix) as (client, _, _):
                 page = await client.list_objects_v2(**page_of)
-            for item in page.get("Contents", ()):
-                yield item["Key"][len(self._prefix) :]
-            if not page.get("IsTruncated"):
+                page_of.pop("ContinuationToken", None)
+                if page.get("IsTruncated"):
+                    page_of["ContinuationToken"] = page["NextContinuationToken"]
+                return [
+                    Listed(item["Key"][len(self._prefix) :], item["Size"], item["LastModified"].timestamp())
+                    for item in page.get("Contents", ())
+                ]
+
+        while True:
+            for listed in await self._twice(request):
+                yield listed
+            if "ContinuationToken" not in page_of:
                 return
-            page_of["ContinuationToken"] = page["NextContinuationToken"]
 
     async def delete(self, name: str) -> None:
         """Delete an object."""
-        async with self._request("DELETE", name) as (client, _):
-            await client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+
+        async def request() -> None:
+            async with self._request("DELETE", name) as (client, _, _):
+                await client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+
+        await self._twice(request)
+
+    async def _twice(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request, and make it again when what went wrong may have passed."""
+        self._retries.earn()
+        try:
+            return await request()
+        except (Unreachable, Busy, _Conflict):
+            if self._failure or not self._retries.take():
+                raise
+        await anyio.sleep(random.uniform(0.0, PAUSE_SECONDS))  # noqa: S311
+        return await request()
 
     @asynccontextmanager
-    async def _request(self, kind: str, name: str) -> AsyncIterator[tuple[Any, Event]]:
+    async def _request(self, kind: str, name: str, size: int = 0) -> AsyncIterator["_Request"]:
         if self._failure:
+            ledger.current().note(self._failure)
             raise self._failure.with_traceback(None)
         with ledger.current().request(kind, name) as event:
             try:
-                with anyio.fail_after(REQUEST_SECONDS):
-                    yield self._client, event
-            except (boto.BotoCoreError, boto.ClientError, HttpError, OSError) as error:
+                with anyio.fail_after(ANSWER_SECONDS + size / LEAST_RATE) as scope:
+                    yield _Request(self._client, event, scope)
+            except _FAILURES as error:
                 raise self._explain(error, kind, name) from error
 
     def _explain(self, error: Exception, kind: str = "", name: str = "") -> StoreError:
@@ -172,39 +246,79 @@ class Bucket(ObjectStore):
                 f"{self.url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or give this machine a role"
             )
+        if isinstance(error, _LATE):
+            return TimedOut(f"{self.url}: {kind} was not answered in time; {_ENDPOINT}")
+        if isinstance(error, _CUT_OFF):
+            return Truncated(f"{self.url}: the answer to {kind} ended too early; {_ENDPOINT}")
         if not isinstance(error, boto.ClientError):
             return Unreachable(f"{self.url}: no answer ({type(error).__name__}: {error}); {_ENDPOINT}")
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code == "NoSuchKey":
             return ObjectAbsent(f"{name} is not there")
         if code == "404":
-            return Unreachable(f"{self.url}: this is no S3 that answers {kind} by 404; {_ENDPOINT}")
-        if code in ("PreconditionFailed", "412"):
+            return NotS3(f"{self.url}: this is no S3 that answers {kind} by 404; {_ENDPOINT}")
+        if code in ("PreconditionFailed", "412") and kind == "PUT":
             return _Present(name)
-        if code in ("InvalidRange", "416"):
+        if code in ("InvalidRange", "416") and kind == "GET":
             return _PastEnd(name)
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _SLOW_DOWN_STATUSES:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status in _SLOW_DOWN_STATUSES:
             return Busy(f"{self.url}: the bucket asks for fewer requests ({code})")
-        if code in ("ConditionalRequestConflict", "409"):
-            return _Conflict(name)
+        if code in ("ConditionalRequestConflict", "409") and kind == "PUT":
+            return _Conflict(f"{self.url}: other writers kept {name} busy")
         if code == "NoSuchBucket":
             return BucketAbsent(f"{self.url}: there is no such bucket; create it or set S3CACHE_URL")
         if code in _REGION_CODES:
             return WrongRegion(f"{self.url}: the bucket lives in another region; set AWS_REGION")
         if code in _EXPIRY_CODES:
             return CredentialsAbsent(f"{self.url}: {code}; renew the credentials")
+        if code in _CLOCK_CODES:
+            return WrongClock(f"{self.url}: {code}; set the clock of this machine")
         if code in _REFUSAL_CODES:
             return Forbidden(f"{self.url}: {kind} is refused ({code}); {_REMEDIES.get(kind, _REMEDY)}")
-        return Unreachable(f"{self.url}: {error}")
+        if code == "RequestTimeout":
+            return TimedOut(f"{self.url}: {kind} did not arrive in time; {_ENDPOINT}")
+        if status in _FAILED_STATUSES:
+            return ServerFailed(f"{self.url}: {error}")
+        return NotS3(f"{self.url}: {error}; {_ENDPOINT}")
+
+
+class _Request(NamedTuple):
+    """What a request is made with: the client, its event, and the scope whose deadline it has."""
+
+    client: Any
+    event: Event
+    scope: anyio.CancelScope
+
+
+async def _read(body: Any, limit: int, name: str) -> bytes:
+    """Return a body, of which no more than `limit` bytes are held."""
+    chunks: list[bytes] = []
+    while chunk := await body.read(CHUNK_BYTES):
+        chunks.append(chunk)
+        limit -= len(chunk)
+        if limit < 0:
+            raise Corrupt(f"{name} has more bytes than it may")
+    return b"".join(chunks)
+
+
+def _most_bytes(name: str) -> int:
+    return _MOST_BYTES.get(name.partition("/")[0], MAX_CONTENT_BYTES)
 
 
 class _Present(StoreError):
     """Raised when a conditional write found an object."""
 
+    fault = ""
+
 
 class _PastEnd(StoreError):
     """Raised when a part begins where the object has ended."""
 
+    fault = ""
+
 
 class _Conflict(StoreError):
     """Raised when a conditional write met another at the same moment; nothing was written."""
+
+    fault = "conflict"

@@ -1,20 +1,20 @@
 """The cache: read through the disk tier, one download for all who wait, every byte verified."""
 
 import logging
+import os
+import secrets
 import time
 from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
     Collection,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import groupby
-from typing import TypeVar
 
 import anyio
 
@@ -22,53 +22,63 @@ from s3cache import frame, ledger, names, profile
 from s3cache import manifest as manifests
 from s3cache import pack as packs
 from s3cache import prelude as preludes
+from s3cache.concurrency import for_each
 from s3cache.digest import raw_digest_of
 from s3cache.errors import (
     Claimed,
     Corrupt,
     DiskTierError,
     ObjectAbsent,
+    Removed,
     S3CacheError,
     SlotsExhausted,
     StoreError,
 )
+from s3cache.keyring import Keyring
 from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Place, Result
 from s3cache.pack import Pack, PackFrame
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import ObjectStore
+from s3cache.stores.retries import Retries
 from s3cache.tier import DiskTier
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-AT_ONCE = 32
-"""Requests of one call that are under way at one time."""
 CLAIMED_BYTES = 128 << 10
 """Less than this is stored without asking who else is storing it: that costs a request."""
 _WITHDRAWAL_SECONDS = 5.0
+_DAY_SECONDS = 86_400
+_MARK_BYTES = 16
 SAMPLE = 16
 """Of so many results that are to be stored, and not of all, it is asked whether they are there."""
+_NOT_THERE = "the bucket says that {} is there, and does not have it"
 
 
 class Cache:
-    """Compiler results under (namespace, key) in a bucket, behind the disk tier of this machine."""
+    """Compiler results under (namespace, key) in a bucket, behind the disk tier of this machine.
+
+    What the keyring does not trust is as if it were damaged, on disk too.
+    """
 
     def __init__(
         self,
         objects: ObjectStore,
         tier: DiskTier,
         machine: Machine,
+        keyring: Keyring,
         writer: Mapping[str, str] | None = None,
     ) -> None:
         self._objects = objects
         self._tier = tier
         self._machine = machine
+        self._keyring = keyring
         self._writer = dict(writer or {})
+        self._retries = Retries()
         self._flights: dict[str, _Flight] = {}
-        self._broken: set[str] = set()
+        self._broken: dict[str, Manifest] = {}
+        self._token = secrets.token_bytes(16)
         self.downloaded: dict[str, float] = {}
         """Names in the disk tier of what came from the bucket, and when by the monotonic clock."""
         self.created: set[str] = set()
@@ -100,33 +110,67 @@ class Cache:
                     yield await self.entry(manifest, slot, members)
             except ObjectAbsent:
                 return
+            except Removed:
+                continue
             except Corrupt as error:
                 logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
 
     async def manifest(self, namespace: str, key: str, slot: int) -> Manifest:
         """Return the manifest in a slot.
 
-        Raises ObjectAbsent when the slot is empty, Corrupt when what it holds cannot be used.
+        Raises ObjectAbsent when the slot is empty, Removed when what it held was removed, Corrupt when what
+        it holds cannot be used.
         """
         name = names.manifest_name(namespace, key, slot)
-
-        async def download() -> bytes:
-            data = await self._objects.get(name)
-            for member in manifests.decode(data).members:
-                if member.inline is not None:
-                    manifests.content_of(member, None)
-            _count_down(namespace, data)
-            return data
-
         try:
-            manifest = manifests.decode(await self._through_tier(name, download))
+            data = await self._through_tier(name, lambda: self._download(namespace, name))
+            return manifests.of_key(data, namespace, key, self._keyring)
         except Corrupt:
-            self._broken.add(name)
+            self._forget(name)
             raise
-        if (manifest.namespace, manifest.key) != (namespace, key):
-            self._broken.add(name)
-            raise Corrupt(f"{name} holds the manifest of another key")
+
+    async def stored(self, namespace: str, key: str, slot: int) -> Manifest:
+        """Return what the bucket has in a slot: what the disk has of it may have been removed there.
+
+        Raises as `manifest` does.
+        """
+        name = names.manifest_name(namespace, key, slot)
+        data = await self._download(namespace, name)
+        manifest = manifests.of_key(data, namespace, key, self._keyring)
+        self._keep_anew(name, data)
         return manifest
+
+    async def gone(self, manifests_named: Collection[str]) -> set[str]:
+        """Return which of these manifests, by name, the disk has and the bucket has no more.
+
+        What came from there, or was put there, since this cache was made is taken to be there; of the
+        others a sample is asked for, and all when the sample lacks one. Raises StoreError.
+        """
+        gone: set[str] = set()
+
+        async def ask(name: str) -> None:
+            try:
+                data = await self._objects.get(name)
+                manifests.decode(data, self._keyring)
+                self._keep_anew(name, data)
+            except (ObjectAbsent, Corrupt):
+                gone.add(name)
+
+        old = [name for name in manifests_named if name not in self.created | self.downloaded.keys()]
+        sample = old[:: max(len(old) // SAMPLE, 1)]
+        await for_each(sample, ask)
+        if gone:
+            await for_each([name for name in old if name not in sample], ask)
+        return gone
+
+    async def _download(self, namespace: str, name: str) -> bytes:
+        """Return a manifest object. Raises Corrupt when it, or what lies in it, is damaged."""
+        data = await self._objects.get(name)
+        for member in manifests.decode(data, self._keyring).members:
+            if member.inline is not None:
+                manifests.content_of(member, None)
+        _count_down(namespace, data)
+        return data
 
     def has_profile(self, prefix: str) -> bool:
         """Return whether anything of the profile of that prefix is on disk."""
@@ -152,7 +196,7 @@ class Cache:
 
         async def download() -> bytes:
             data = await self._objects.get(name)
-            profile.decode(name, data)
+            profile.decode(name, data, self._keyring)
             return data
 
         return await self._through_tier(name, download)
@@ -162,7 +206,11 @@ class Cache:
 
         Raises Corrupt when the bytes are not those of that name.
         """
-        segment = profile.decode(name, data)
+        try:
+            segment = profile.decode(name, data, self._keyring)
+        except Corrupt:
+            self._forget(name)
+            raise
         self._keep(name, data)
         self._keep(names.catalog_name(name), segment.catalog)
         return segment
@@ -189,7 +237,7 @@ class Cache:
 
         contents: dict[str, bytes] = {}
         with self._noting_damage(manifest, slot):
-            await _for_each(manifest.places(members), load)
+            await for_each(manifest.places(members), load)
             for member in manifest.wanted(members):
                 grown = None if member.inline is not None else frames[manifest.frames[member.frame].name]
                 contents[member.name] = manifests.content_of(member, grown)
@@ -219,7 +267,7 @@ class Cache:
                 if self.tier_failure and not self._tier.has(place.name):
                     raise self.tier_failure
 
-        await _for_each(manifest.places(members), load)
+        await for_each(manifest.places(members), load)
 
     async def fetch(self, frames: Sequence[PackFrame]) -> None:
         """Bring frames that follow each other in one pack into the disk tier, with one request.
@@ -288,16 +336,14 @@ class Cache:
 
         # Someone may have stored the same meanwhile: then not one result, but most of them.
         sample = large[:: max(len(large) // SAMPLE, 1)]
-        await _for_each(sample, look)
+        await for_each(sample, look)
         if any(slots[number] is not None for number in sample):
-            await _for_each([number for number in large if number not in sample], look)
+            await for_each([number for number in large if number not in sample], look)
         missing = [
             number for number in large if slots[number] is None and from_slot[number] < manifests.MAX_SLOTS
         ]
         async with self._claim([results[number] for number in missing], heed_claims) as missed:
-            built = await anyio.to_thread.run_sync(packs.build, missed, self._writer)
-            if missed:
-                await self.upload(built)
+            built = await self.pack(missed)
             stored = [(number, manifest) for number, manifest in enumerate(inline) if manifest is not None]
             stored += zip(missing, built.manifests, strict=True)
 
@@ -305,8 +351,24 @@ class Cache:
                 number, manifest = item
                 slots[number] = await self._take_slot(manifest, from_slot[number])
 
-            await _for_each(stored, take)
+            await for_each(stored, take)
         return slots
+
+    async def keep_all(self, results: Sequence[Result]) -> None:
+        """Lay results down on this machine alone, for the bucket does not take them now.
+
+        Raises InvalidName for a bad name.
+        """
+        inline = [manifests.inline(result, self._writer) for result in results]
+        large = [result for result, manifest in zip(results, inline, strict=True) if manifest is None]
+        pack = await anyio.to_thread.run_sync(packs.build, large, self._writer)
+        self._keep_frames(pack)
+        for manifest in [*filter(None, inline), *pack.manifests]:
+            for slot in range(manifests.MAX_SLOTS):
+                name = names.manifest_name(manifest.namespace, manifest.key, slot)
+                if not (self._tier.has(name) or self._tier.has(names.unsent_name(name))):
+                    self._keep(names.unsent_name(name), manifests.encode(manifest, self._keyring))
+                    break
 
     @asynccontextmanager
     async def _claim(self, results: list[Result], heed_claims: bool) -> AsyncIterator[list[Result]]:
@@ -316,21 +378,32 @@ class Cache:
             yield results
             return
         name = names.claim_name(results[0].namespace, results[0].key)
-        if not await self._objects.create(name, b""):
-            raise Claimed(f"another machine is storing {len(results)} results")
+        mark = os.urandom(_MARK_BYTES)
+        is_ours = True
         try:
+            # When the reply to our own write was lost, what is there bears our mark.
+            is_ours = await self._objects.create(name, mark) or await self._mark_of(name) == mark
+            if not is_ours:
+                raise Claimed(f"another machine is storing {len(results)} results")
             yield results
         finally:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _WITHDRAWAL_SECONDS):
                 with suppress(StoreError):
-                    await self._objects.delete(name)
+                    if is_ours:
+                        await self._objects.delete(name)
+
+    async def _mark_of(self, claim: str) -> bytes:
+        try:
+            return await self._objects.get(claim, range(_MARK_BYTES))
+        except ObjectAbsent:
+            return b""
 
     async def _find(self, result: Result) -> tuple[int | None, int]:
         """Return the slot that holds a result already, or None, and the first slot that may be free."""
         variant = manifests.variant_of(result)
         for slot in range(manifests.MAX_SLOTS):
             try:
-                present = await self.manifest(result.namespace, result.key, slot)
+                present = await self.stored(result.namespace, result.key, slot)
             except ObjectAbsent:
                 return None, slot
             except Corrupt:
@@ -342,8 +415,10 @@ class Cache:
         return None, manifests.MAX_SLOTS
 
     async def _take_slot(self, manifest: Manifest, from_slot: int) -> int | None:
-        data = manifests.encode(manifest)
-        for slot in range(from_slot, manifests.MAX_SLOTS):
+        data = manifests.encode(manifest, self._keyring)
+        slot = from_slot
+        was_absent = False
+        while slot < manifests.MAX_SLOTS:
             name = names.manifest_name(manifest.namespace, manifest.key, slot)
             present = await self._present(manifest, slot) if self._tier.has(name) else None
             # A slot must not stay empty: what lies behind it would not be found.
@@ -351,9 +426,18 @@ class Cache:
                 _count_up(manifest.namespace, data)
                 ledger.current().namespaces[manifest.namespace].puts += 1
                 self.created.add(name)
-                self._keep(name, data)
+                self._keep_anew(name, data)
                 return slot
-            present = present or await self._present(manifest, slot)
+            try:
+                present = present or await self.manifest(manifest.namespace, manifest.key, slot)
+            except Corrupt:
+                present = None
+            except ObjectAbsent as error:
+                # It went meanwhile, or never was there: the slot is tried again.
+                if was_absent:
+                    raise StoreError(_NOT_THERE.format(name)) from error
+                was_absent = True
+                continue
             if (
                 present
                 and present.stands_for(
@@ -362,39 +446,56 @@ class Cache:
                 and self._is_whole(present, slot)
             ):
                 return slot
+            slot += 1
         return None
 
     async def _present(self, manifest: Manifest, slot: int) -> Manifest | None:
         try:
-            return await self.manifest(manifest.namespace, manifest.key, slot)
+            return await self.stored(manifest.namespace, manifest.key, slot)
         except (ObjectAbsent, Corrupt):
             return None
 
-    async def upload(self, pack: Pack) -> None:
-        """Store a pack, and keep in the disk tier what a start reads of it.
+    async def pack(self, results: Sequence[Result]) -> Pack:
+        """Store the pack of results, if there are any, and keep in the disk tier what a start reads of it.
 
         Raises StoreError when the bucket refuses.
         """
+        pack = await anyio.to_thread.run_sync(packs.build, results, self._writer, self._salt())
+        if results:
+            await self._upload(pack)
+        return pack
+
+    def _salt(self) -> bytes:
+        """Return what makes a pack's name one that nobody else uses, and nobody tomorrow.
+
+        So an old pack that nothing names is one that nothing will name.
+        """
+        return self._token + int(time.monotonic() // _DAY_SECONDS).to_bytes(4)
+
+    async def _upload(self, pack: Pack) -> None:
         name = names.pack_name(pack.digest)
         created = await self._objects.create(name, pack.data)
         # A writer that died in the middle of it may have left a part.
         if not created and not await self._is_right(pack):
             await self._objects.delete(name)
             created = await self._objects.create(name, pack.data)
-        read = {place.name for manifest in pack.manifests for place in manifest.places(None)}
-        for packed in pack.frames:
-            place = packed.place
-            data = pack.data[place.offset : place.offset + place.length]
-            if created:
-                _count_up(packed.namespace, data)
-            if place.name in read:
-                self._keep(place.name, data)
+            if not created and not await self._is_right(pack):
+                raise StoreError(_NOT_THERE.format(name))
+        if created:
+            for packed in pack.frames:
+                ledger.current().namespaces[packed.namespace].bytes_up += packed.place.length
+        self._keep_frames(pack)
+
+    def _keep_frames(self, pack: Pack) -> None:
+        places = (place for manifest in pack.manifests for place in manifest.places(None))
+        for place in dict.fromkeys(places):
+            self._keep(place.name, pack.data[place.offset : place.offset + place.length])
 
     async def _is_right(self, pack: Pack) -> bool:
         try:
             return raw_digest_of(await self._objects.get(names.pack_name(pack.digest))) == pack.digest
-        except ObjectAbsent:
-            # Another writer is replacing it.
+        except (ObjectAbsent, Corrupt):
+            # Another writer is replacing it, or it is larger than any pack.
             return False
 
     @contextmanager
@@ -402,11 +503,15 @@ class Cache:
         try:
             yield
         except (ObjectAbsent, Corrupt) as error:
-            self._broken.add(names.manifest_name(manifest.namespace, manifest.key, slot))
+            name = names.manifest_name(manifest.namespace, manifest.key, slot)
+            self._broken[name] = manifest
+            if isinstance(error, ObjectAbsent):
+                # It was removed: what the bucket has there by now is another one.
+                self._forget(name)
             raise Corrupt(f"a member is missing or damaged: {error}") from error
 
     def _is_whole(self, manifest: Manifest, slot: int) -> bool:
-        return names.manifest_name(manifest.namespace, manifest.key, slot) not in self._broken
+        return self._broken.get(names.manifest_name(manifest.namespace, manifest.key, slot)) != manifest
 
     async def _frame(self, manifest: Manifest, place: Place) -> bytes:
         """Return the bytes that a frame has in its pack, once what the manifest says of it holds."""
@@ -414,14 +519,10 @@ class Cache:
         async def download() -> bytes:
             data = await self._part(place.pack, range(place.offset, place.offset + place.length))
             _count_down(manifest.namespace, data)
-            try:
-                grown = frame.decompress(data, limit=place.size)
-                for member in manifest.members:
-                    if member.inline is None and manifest.frames[member.frame] == place:
-                        manifests.content_of(member, grown)
-            except Corrupt:
-                ledger.current().quarantined += 1
-                raise
+            grown = frame.decompress(data, limit=place.size)
+            for member in manifest.members:
+                if member.inline is None and manifest.frames[member.frame] == place:
+                    manifests.content_of(member, grown)
             return data
 
         return await self._through_tier(place.name, download)
@@ -461,8 +562,9 @@ class Cache:
     def _land(self, packed: PackFrame, data: bytes) -> bytes:
         _count_down(packed.namespace, data)
         if raw_digest_of(data) != packed.digest:
-            ledger.current().quarantined += 1
-            raise Corrupt(f"{packed.place.name} does not match its digest")
+            error = Corrupt(f"{packed.place.name} does not match its digest")
+            ledger.current().note(error)
+            raise error
         self._keep(packed.place.name, data)
         self.downloaded[packed.place.name] = time.monotonic()
         return data
@@ -480,7 +582,7 @@ class Cache:
                 return flight.content
         flight = self._flights[name] = _Flight()
         try:
-            flight.content = await download()
+            flight.content = await self._twice(download)
             self._keep(name, flight.content)
             self.downloaded[name] = time.monotonic()
             return flight.content
@@ -490,6 +592,31 @@ class Cache:
         finally:
             del self._flights[name]
             flight.landed.set()
+
+    async def _twice(self, download: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Download something, and once more when it was damaged: that may have happened on its way."""
+        self._retries.earn()
+        try:
+            return await download()
+        except Corrupt as error:
+            ledger.current().note(error)
+            if not self._retries.take():
+                raise
+        try:
+            return await download()
+        except Corrupt as error:
+            ledger.current().note(error)
+            raise
+
+    def _keep_anew(self, name: str, content: bytes) -> None:
+        if self._tier.digest(name) not in (None, raw_digest_of(content)):
+            self._forget(name)
+        self._keep(name, content)
+
+    def _forget(self, name: str) -> None:
+        """Take off the disk what cannot be used: the bucket may have had it replaced."""
+        with suppress(DiskTierError):
+            self._tier.remove(name)
 
     def _keep(self, name: str, content: bytes) -> None:
         try:
@@ -522,23 +649,3 @@ def _runs(frames: Sequence[PackFrame], is_needed: Callable[[PackFrame], bool]) -
     for needed, run in groupby(frames, key=is_needed):
         if needed:
             yield list(run)
-
-
-async def _for_each(items: Iterable[T], function: Callable[[T], Awaitable[None]]) -> None:
-    """Run `function` on all items at once; the first error of ours cancels the rest and is raised."""
-    failure: list[S3CacheError] = []
-    limiter = anyio.Semaphore(AT_ONCE)
-
-    async def run(item: T) -> None:
-        try:
-            async with limiter:
-                await function(item)
-        except S3CacheError as error:
-            failure.append(error)
-            group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        for item in items:
-            group.start_soon(run, item)
-    if failure:
-        raise failure[0]

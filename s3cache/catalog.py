@@ -4,6 +4,8 @@
 16 bytes each   the short digest of a manifest's name, where its reference starts, how long it is;
                 sorted
 the references, in the order of use
+
+All that lies in an envelope of its own, since processes read it from the disk without its segment.
 """
 
 import struct
@@ -13,9 +15,11 @@ from contextlib import suppress
 
 import msgspec
 
-from s3cache import manifest, names
+from s3cache import envelope, manifest, names
+from s3cache.decoding import decode
 from s3cache.digest import raw_digest_of
-from s3cache.errors import Corrupt
+from s3cache.errors import Corrupt, Untrusted
+from s3cache.keyring import Keyring
 from s3cache.manifest import Manifest, Place
 
 
@@ -48,41 +52,43 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Reference)
 
 
-def build(references: Sequence[Reference]) -> bytes:
-    """Return the catalog of references."""
+def build(references: Sequence[Reference], keyring: Keyring) -> bytes:
+    """Return the catalog of references, signed if the keyring signs."""
     bodies = [_encoder.encode(reference) for reference in references]
     rows = []
     start = _HEADER.size + len(bodies) * _ROW.size
     for reference, body in zip(references, bodies, strict=True):
         rows.append(_ROW.pack(short_digest(reference.name), start, len(body)))
         start += len(body)
-    return b"".join([_HEADER.pack(len(rows)), *sorted(rows), *bodies])
-
-
-def check(data: bytes) -> None:
-    """Raise Corrupt when `data` is no catalog, or one whose references are more than its bytes."""
-    catalog = Catalog(data)
-    rows = memoryview(data)[_HEADER.size : _HEADER.size + len(catalog) * _ROW.size]
-    if sum(length for _, _, length in _ROW.iter_unpack(rows)) > len(data):
-        raise Corrupt(f"a catalog of {len(data)} bytes states more of them than it has")
+    return envelope.seal("catalog", b"".join([_HEADER.pack(len(rows)), *sorted(rows), *bodies]), keyring)
 
 
 class Catalog(Sequence[bytes]):
     """Finds references in a catalog's bytes; as a sequence, it is the short digests of their names.
 
-    Raises Corrupt when the bytes are too few to be one.
+    One check covers them all; a reference to what a key signed that is not trusted is not found.
+    Raises Untrusted when nobody whom the keyring trusts has signed the catalog, Corrupt when the bytes are
+    none, or state more of them than there are.
     """
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes, keyring: Keyring) -> None:
+        self._data = data = envelope.unseal("catalog", data, keyring).body
+        self._keyring = keyring
         if len(data) < _HEADER.size:
             raise Corrupt("a catalog has a header")
         self._length: int = _HEADER.unpack_from(data)[0]
-        if _HEADER.size + self._length * _ROW.size > len(data):
+        end = _HEADER.size + self._length * _ROW.size
+        if end > len(data):
             raise Corrupt(f"a catalog of {len(data)} bytes states {self._length} rows")
+        rows = memoryview(data)[_HEADER.size : end]
+        if sum(length for _, _, length in _ROW.iter_unpack(rows)) > len(data):
+            raise Corrupt(f"a catalog of {len(data)} bytes states more of them than it has")
 
     def find(self, name: str) -> Reference | None:
-        """Return the reference to the manifest of that name. Raises Corrupt when it is damaged."""
+        """Return the reference to the manifest of that name.
+
+        Raises Untrusted when the key that signed the manifest is not trusted, Corrupt when it is damaged.
+        """
         digest = short_digest(name)
         number = bisect_left(self, digest)
         if number == len(self) or self[number] != digest:
@@ -91,7 +97,7 @@ class Catalog(Sequence[bytes]):
         return found if found.name == name else None
 
     def references(self) -> Iterator[Reference]:
-        """Yield all that are whole, in the order of use."""
+        """Yield all that are whole and trusted, in the order of use."""
         for number in sorted(range(len(self)), key=lambda number: self._row(number)[1]):
             with suppress(Corrupt):
                 yield self._reference(number)
@@ -107,10 +113,9 @@ class Catalog(Sequence[bytes]):
 
     def _reference(self, number: int) -> Reference:
         _, start, length = self._row(number)
-        try:
-            reference = _decoder.decode(memoryview(self._data)[start : start + length])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Corrupt(f"a catalog holds no reference at {start}: {error}") from error
+        reference = decode(memoryview(self._data)[start : start + length], _decoder, "a reference")
+        if not self._keyring.trusts(reference.manifest.signer):
+            raise Untrusted(f"{reference.name} was signed by a key that is not trusted")
         manifest.check(reference.manifest)
         return reference
 

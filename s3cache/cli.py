@@ -17,7 +17,7 @@ import msgspec
 from s3cache.agent import protocol
 from s3cache.agent.address import TRACE_VARIABLE
 from s3cache.errors import S3CacheError
-from s3cache.names import KERNELS_JOB
+from s3cache.names import KERNELS_JOB, printable
 from s3cache.settings import Mode, Settings, job_of
 from s3cache.terminal import bar, size
 
@@ -30,7 +30,12 @@ FLUSH_SECONDS = 10.0
 class _Commands(click.Group):
     """The commands, of which those of other packages are imported when they are called."""
 
-    _ELSEWHERE: ClassVar[dict[str, str]] = {"kernels": "s3cache.kernels.cli"}
+    _ELSEWHERE: ClassVar[dict[str, str]] = {
+        "gc": "s3cache.commands.gc",
+        "kernels": "s3cache.kernels.cli",
+        "keys": "s3cache.commands.keys",
+        "verify": "s3cache.commands.verify",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -169,7 +174,8 @@ def show(url: str | None, member: str | None, namespace: str, key: str) -> None:
         sys.stdout.buffer.write(contents[0])
         return
     for shown in found:
-        requires = ", ".join(f"{name} {value}" for name, value in shown.manifest.requires.items())
+        required = ", ".join(f"{name} {value}" for name, value in shown.manifest.requires.items())
+        requires = printable(required)
         fit = "" if shown.is_for_this_machine else ", which this machine does not have"
         click.echo(f"slot {shown.slot}" + (f", for {requires}{fit}" if requires else ""))
         for each in shown.manifest.members:
@@ -190,12 +196,16 @@ def summary(report: dict[str, Any], pending: int) -> str:
     after = (
         f"; prefetched {size(prefetched)} in {report['seconds']['prefetch']:.1f} s" if prefetched else ""
     )
+    if report["pinned"] is not None:
+        after += f"; pinned: {report['pinned']} entries"
+    counted = ", ".join(f"{count} {fault}" for fault, count in report["faults"].items())
+    faults = f"; faults: {counted}" if counted else ""
     return (
         f"s3cache: {got['bucket_hits'] + got['disk_hits']} hits ({got['bucket_hits']} from the bucket), "
         f"{got['misses']} misses, {got['puts']} stored{waiting}; "
         f"{size(counts.get('bytes_down', 0))} down, {size(counts.get('bytes_up', 0))} up, "
-        f"{sum(report['requests'].values())} requests; "
-        f"waited {report['seconds'].get('lookup', 0.0):.1f} s{after}"
+        f"{sum(report['requests'].values())} requests{'' if report['trusted_keys'] else ', unsigned'}; "
+        f"waited {report['seconds'].get('lookup', 0.0):.1f} s{after}{faults}"
     )
 
 

@@ -9,26 +9,31 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
-from s3cache import names
+from s3cache import keys, names
 from s3cache.agent import protocol
-from s3cache.agent.address import agent_directory
+from s3cache.agent.address import RUN_VARIABLE, agent_directory
 from s3cache.agent.connection import Connection
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
-from s3cache.machine import Machine, platform_tag
+from s3cache.machine import Machine, likeness, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry, Result
+from s3cache.pinned import Pinned
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
-from s3cache.tier import DiskTier
+from s3cache.tier import open_tier
+from s3cache.view import View
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 3.5
-"""How long a process waits in all for an agent or a bucket that gives it nothing."""
-COOLDOWN_SECONDS = 30.0
-"""How long an agent that used up the patience is not asked; twice as long each time."""
+PATIENCE_SECONDS = 3.0
+"""How long a process waits in all for an agent or a bucket that gives it nothing; a result renews it."""
+PROMPT_SECONDS = 0.1
+"""What an answer that has no result takes longer eats into the patience; a faster one gives some back."""
+COOLDOWN_SECONDS = 5.0
+"""How long an agent that used up the patience is not asked; twice as long each time, up to a minute."""
+LONGEST_COOLDOWN_SECONDS = 60.0
 PROBE_SECONDS = 0.5
 """How long it is then given to answer."""
 _EXIT_SECONDS = 1.0
@@ -43,9 +48,10 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
-        self._entries = LocalEntries(self._tier, names.catalog_prefixes(settings.job, platform_tag()))
-        self._spool = Spool(settings.spool_directory, settings.disk_limit // 4)
+        self._tier = open_tier(settings)
+        prefixes = names.catalog_prefixes(settings.job, platform_tag())
+        self._entries = LocalEntries(self._tier, prefixes, settings.keyring(), unsent=True)
+        self._spool = Spool(settings.spool_directory, settings.disk_limit // 4, settings.access)
         self._agent = Connection(settings)
         self._patience = PATIENCE_SECONDS
         self._cooldown = COOLDOWN_SECONDS
@@ -54,6 +60,8 @@ class Client:
         self._warned = False
         self._pid = os.getpid()
         self._hits: set[tuple[str, str, int]] = set()
+        name = names.view_name(settings.job, self._agent.run)
+        self._pinned = Pinned(self._tier, self._entries, name, self._ask) if settings.pin else None
 
     def variants(self, namespace: str, key: str, members: Collection[str] | None = None) -> Iterator[Entry]:
         """Yield every stored variant whose requirements this machine meets, in slot order.
@@ -64,6 +72,8 @@ class Client:
             return
         found = False
         for slot in range(MAX_SLOTS):
+            if not self._sees(namespace, key, slot):
+                continue
             started = time.perf_counter()
             manifest = self._entries.manifest(namespace, key, slot)
             if manifest is None:
@@ -106,7 +116,7 @@ class Client:
         on_demand: Collection[str] = (),
     ) -> None:
         """Spool a result; the agent, or the next start on this machine, stores it."""
-        if self.settings.mode is not Mode.READ_WRITE or namespace in self.settings.exclude:
+        if self.settings.refusal or namespace in self.settings.exclude:
             return
         started = time.perf_counter()
         try:
@@ -148,6 +158,11 @@ class Client:
         reply = self._ask(protocol.ProfileOf(namespace_prefix))
         return reply.keys if isinstance(reply, protocol.Profile) else []
 
+    def agree(self, settle: Callable[[View], View]) -> None:
+        """See from now on what `settle`, which may raise, makes of what this machine has, if pinned."""
+        if self._pinned:
+            self._pinned.agree(settle)
+
     def flush(self, seconds: float) -> protocol.Flushed | None:
         """Wait until all that was put is stored, at most `seconds`; None when no agent answers."""
         # One that is not up by now, or does not answer at once, has kept the job waiting long enough.
@@ -173,8 +188,21 @@ class Client:
         """Connect to the agent, or start one, without waiting for it."""
         try:
             self._agent.start()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, DiskTierError) as error:
             self._warn(f"the agent cannot be started: {error}")
+
+    def _sees(self, namespace: str, key: str, slot: int) -> bool:
+        """Return whether a slot is visible: in a pinned run, only what was when it started."""
+        if self._pinned is None:
+            return True
+        view = self._pinned.view()
+        if view is None:
+            self._warn(
+                "the ranks have yet to agree on what they see, and until then they compile; "
+                "call torch.distributed.init_process_group before what is compiled runs"
+            )
+            return False
+        return view.sees(names.manifest_name(namespace, key, slot), likeness())
 
     def _entry(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> Entry | None:
         entry = self._entries.find(namespace, key, slot, members)
@@ -207,14 +235,18 @@ class Client:
                 f"this process has waited for the bucket for {self.settings.deadline_seconds:g} s and goes "
                 "on without it; S3CACHE_DEADLINE says how long it may"
             )
-        if reply is None or (isinstance(reply, protocol.Found) and reply.status == "unavailable"):
+        status = reply.status if isinstance(reply, protocol.Found) else "absent"
+        if reply is None or status == "unavailable":
             self._patience = max(self._patience - waited, 0.0)
-            if self._patience == 0:
-                self._probe_at = time.monotonic() + self._cooldown
-                self._cooldown *= 2
-        else:
+        elif status == "ready":
             self._patience = PATIENCE_SECONDS
             self._cooldown = COOLDOWN_SECONDS
+        else:
+            left = self._patience + PROMPT_SECONDS - waited
+            self._patience = min(max(left, 0.0), PATIENCE_SECONDS)
+        if self._patience == 0:
+            self._probe_at = time.monotonic() + self._cooldown
+            self._cooldown = min(self._cooldown * 2, LONGEST_COOLDOWN_SECONDS)
         if reply is None:
             self._warn(
                 "the cache did not answer in time and is left out; "
@@ -229,7 +261,7 @@ class Client:
 
     def _request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
         reply = self._agent.request(request, seconds)
-        if isinstance(reply, protocol.Found | protocol.Flushed) and reply.warning:
+        if isinstance(reply, protocol.Found | protocol.ViewIs | protocol.Flushed) and reply.warning:
             self._warn(reply.warning)
         return reply
 
@@ -262,12 +294,28 @@ def current() -> Client | None:
         os.environ["S3CACHE_DIR"] = os.fspath(settings.directory)
         if settings.report:
             os.environ["S3CACHE_REPORT"] = os.fspath(settings.report)
+        if settings.trusted_keys:
+            os.environ["S3CACHE_TRUSTED_KEYS"] = keys.inline(settings.trusted_keys)
+        is_first_of_run = RUN_VARIABLE not in os.environ
         client = Client(settings)
     except (SettingsError, DiskTierError) as error:
         logger.warning("s3cache is off: %s", error)
         # Children need not find that out, and say it, for themselves.
         os.environ["S3CACHE_MODE"] = Mode.OFF.value
         return None
+    if is_first_of_run:
+        _say_whom_it_trusts(settings)
     os.register_at_fork(after_in_child=client._after_fork)
     atexit.register(client._at_exit)
     return client
+
+
+def _say_whom_it_trusts(settings: Settings) -> None:
+    if not settings.trusted_keys:
+        logger.warning(
+            "s3cache: nothing is signed: whoever can write %s runs code on this machine; "
+            "`s3cache keys new` makes a key, and S3CACHE_TRUSTED_KEYS names those that are trusted",
+            settings.url,
+        )
+    elif settings.refusal and settings.mode is Mode.READ_WRITE:
+        logger.warning("s3cache: nothing is stored: %s", settings.refusal)

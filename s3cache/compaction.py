@@ -13,6 +13,7 @@ import msgspec
 
 from s3cache import catalog, profile
 from s3cache.catalog import Catalog, Reference
+from s3cache.keyring import Keyring
 from s3cache.manifest import Manifest, Member, Place
 from s3cache.profile import Segment
 
@@ -33,14 +34,17 @@ class Plan(NamedTuple):
     unused: dict[bytes, int]
 
 
-def plan(segments: Mapping[str, Segment]) -> Plan | None:
-    """Return what stands for segments that hold, given the oldest first; None when they are too few."""
+def plan(segments: Mapping[str, Segment], keyring: Keyring) -> Plan | None:
+    """Return what stands for segments that hold, given the oldest first; None when they are too few.
+
+    References that the keyring does not trust are left out.
+    """
     if len(segments) < SEGMENTS:
         return None
     unused = _starts_without_use(segments)
     references: dict[str, Reference] = {}
     for segment in segments.values():
-        for reference in Catalog(segment.catalog).references():
+        for reference in Catalog(segment.catalog, keyring).references():
             name = reference.name
             if unused.get(catalog.short_digest(name), 0) < UNUSED_STARTS:
                 earlier = references.get(name)

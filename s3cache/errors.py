@@ -5,6 +5,8 @@ S3CacheError
 ├── InvalidName              a namespace, key or member name cannot be used
 ├── TooLarge                 a result has a member that is larger than any reader takes
 ├── Corrupt                  bytes do not match their digest, or cannot be decoded
+│   ├── Removed              a slot's result was removed, and a slot above it was not
+│   └── Untrusted            nobody who is trusted has signed it
 ├── DiskTierError            the disk tier cannot be used
 │   └── DiskFull             there is no room for an entry
 ├── SlotsExhausted           a key has as many variants as it may have
@@ -16,12 +18,22 @@ S3CacheError
     ├── Forbidden            the credentials do not allow it
     ├── Busy                 the store asks for fewer requests
     ├── WrongRegion          the bucket lives in another region
-    └── Unreachable          no answer: refused, timed out, or the breaker is open
+    ├── WrongClock           the clock of this machine differs from that of the store
+    ├── NotS3                what answers does not answer as S3 does
+    └── Unreachable          no answer
+        ├── TimedOut         none in time, or one that came too slowly
+        ├── Truncated        one that ended too early
+        └── ServerFailed     the store says that it failed
 """
+
+from typing import ClassVar
 
 
 class S3CacheError(Exception):
     """Base of every error that s3cache raises."""
+
+    fault: ClassVar[str] = ""
+    """The word under which a report counts it; "" is not counted."""
 
 
 class SettingsError(S3CacheError, ValueError):
@@ -38,6 +50,16 @@ class TooLarge(S3CacheError, ValueError):
 
 class Corrupt(S3CacheError):
     """Raised when bytes do not match their digest, or cannot be decoded."""
+
+    fault = "corrupt"
+
+
+class Untrusted(Corrupt):
+    """Raised when nobody who is trusted has signed an object, or for another place than it was found at."""
+
+
+class Removed(Corrupt):
+    """Raised when a slot's result was removed, and a slot above it was not."""
 
 
 class DiskTierError(S3CacheError):
@@ -59,30 +81,76 @@ class Claimed(S3CacheError):
 class StoreError(S3CacheError):
     """Raised when an object store did not do what was asked."""
 
+    fault = "failed"
+
 
 class ObjectAbsent(StoreError):
     """Raised when there is no object of that name."""
+
+    fault = ""
 
 
 class BucketAbsent(StoreError):
     """Raised when there is no such bucket."""
 
+    fault = "no bucket"
+
 
 class CredentialsAbsent(StoreError):
     """Raised when no credentials were found, or they have expired."""
+
+    fault = "credentials"
 
 
 class Forbidden(StoreError):
     """Raised when the credentials do not allow a request."""
 
+    fault = "forbidden"
+
 
 class Busy(StoreError):
     """Raised when the store asks for fewer requests (503), after retries."""
+
+    fault = "busy"
 
 
 class WrongRegion(StoreError):
     """Raised when the bucket lives in another region."""
 
+    fault = "region"
+
+
+class WrongClock(StoreError):
+    """Raised when the clock of this machine differs too much from that of the store."""
+
+    fault = "clock"
+
+
+class NotS3(StoreError):
+    """Raised when what answers does not answer as S3 does."""
+
+    fault = "not s3"
+
 
 class Unreachable(StoreError):
-    """Raised when the store did not answer: refused, timed out, or the breaker is open."""
+    """Raised when the store did not answer."""
+
+    fault = "unreachable"
+
+
+class TimedOut(Unreachable):
+    """Raised when the store did not answer in time, or too slowly."""
+
+    fault = "timeout"
+
+
+class Truncated(Unreachable):
+    """Raised when an answer ended too early."""
+
+    fault = "truncated"
+
+
+class ServerFailed(Unreachable):
+    """Raised when the store says that it failed (5xx)."""
+
+    fault = "server"

@@ -8,6 +8,7 @@ import anyio
 from s3cache import profile
 from s3cache.errors import Corrupt, ObjectAbsent, StoreError, Unreachable
 from s3cache.machine import platform_tag
+from s3cache.names import printable
 from s3cache.profile import Segment
 from s3cache.settings import Settings
 from s3cache.stores.base import ObjectStore
@@ -43,7 +44,9 @@ class Report:
 
     def __str__(self) -> str:
         """Return it on one line."""
-        return f"{self.job}: Python {self.python}, triton {self.triton or 'none'}, {self.platform}"
+        return printable(
+            f"{self.job}: Python {self.python}, triton {self.triton or 'none'}, {self.platform}"
+        )
 
 
 def reports(settings: Settings) -> list[Report]:
@@ -60,6 +63,7 @@ async def _reports(settings: Settings) -> list[Report]:
 
     found: dict[str, Report] = {}
     failures: list[StoreError] = []
+    keyring = settings.keyring()
     with anyio.move_on_after(settings.deadline_seconds) as deadline:
         async with Bucket(settings.url) as bucket:
             newest = await _newest_segments(bucket)
@@ -68,7 +72,7 @@ async def _reports(settings: Settings) -> list[Report]:
             async def read(name: str) -> None:
                 async with limiter:
                     try:
-                        found[name] = Report.of(name, profile.decode(name, await bucket.get(name)))
+                        found[name] = Report.of(name, profile.decode(name, await bucket.get(name), keyring))
                     except (ObjectAbsent, Corrupt):
                         return
                     except StoreError as error:
@@ -86,7 +90,7 @@ async def _reports(settings: Settings) -> list[Report]:
 
 async def _newest_segments(objects: ObjectStore) -> list[str]:
     newest: dict[str, str] = {}
-    async for name in objects.list("profiles/"):
+    async for name, *_ in objects.list("profiles/"):
         prefix = name[: name.rfind("/") + 1]
         if profile.is_segment_name(name, prefix) and prefix.count("/") == 3:
             newest[prefix] = max(name, newest.get(prefix, ""))

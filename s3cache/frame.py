@@ -8,6 +8,8 @@ LEVEL = 9
 """Twice the time of level 3, and a quarter less to store: docs/measurements has the table."""
 MAX_CONTENT_BYTES = 2 << 30
 """What a frame may grow to."""
+_WINDOW_BYTES = 8 << 20
+"""How far back a frame may refer: what LEVEL writes is less, and a decompressor may allocate it all."""
 
 
 def compress(content: bytes) -> bytes:
@@ -26,6 +28,8 @@ def decompress(data: bytes, limit: int = MAX_CONTENT_BYTES) -> bytes:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= limit:
             raise Corrupt(f"a frame states {size} bytes, at most {limit} are taken")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=max(size, 1))
+        return zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompress(
+            data, max_output_size=max(size, 1)
+        )
     except zstandard.ZstdError as error:
         raise Corrupt(f"not a zstd frame: {error}") from error

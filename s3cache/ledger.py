@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from s3cache.errors import S3CacheError
+
 MAX_EVENTS = 20_000
 """Events of one run that are kept; the others are counted."""
 
@@ -63,6 +65,7 @@ class Ledger:
         self.namespaces: defaultdict[str, NamespaceCounts] = defaultdict(NamespaceCounts)
         self.requests = RequestCounts()
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.faults: defaultdict[str, int] = defaultdict(int)
         self.quarantined = 0
         self.prefetched_bytes = 0
         self.warnings: list[str] = []
@@ -79,7 +82,16 @@ class Ledger:
         """Count one request of a kind: GET, PUT, LIST, HEAD or DELETE. Its event is as for `timed`."""
         setattr(self.requests, kind, getattr(self.requests, kind) + 1)
         with self.timed(kind, name) as event:
-            yield event
+            try:
+                yield event
+            except S3CacheError as error:
+                self.note(error)
+                raise
+
+    def note(self, error: S3CacheError) -> None:
+        """Count what went wrong, by its kind."""
+        if error.fault:
+            self.faults[error.fault] += 1
 
     @contextmanager
     def timed(self, kind: str, name: str) -> Iterator[Event]:
@@ -108,6 +120,7 @@ class Ledger:
             "namespaces": {name: msgspec.to_builtins(c) for name, c in sorted(self.namespaces.items())},
             "requests": msgspec.to_builtins(self.requests),
             "seconds": {name: round(value, 6) for name, value in sorted(self.seconds.items())},
+            "faults": dict(sorted(self.faults.items())),
             "prefetched_bytes": self.prefetched_bytes,
             "quarantined": self.quarantined,
             "warnings": self.warnings,

@@ -8,8 +8,9 @@ from itertools import chain
 
 from s3cache import frame, names
 from s3cache import manifest as manifests
-from s3cache.catalog import Catalog
-from s3cache.errors import Corrupt
+from s3cache.catalog import Catalog, Reference
+from s3cache.errors import Corrupt, Untrusted
+from s3cache.keyring import Keyring
 from s3cache.manifest import Entry, Manifest, Place
 from s3cache.tier import DiskTier
 
@@ -20,15 +21,19 @@ GROWN_BYTES = 16 << 20
 
 
 class LocalEntries:
-    """What the disk tier has of a job's results.
+    """What the disk tier has of a job's results that the keyring trusts.
 
     A manifest lies there by itself, or in a catalog of a profile, which came in one piece: the names of
-    catalogs begin with one of `prefixes`.
+    catalogs begin with one of `prefixes`. With `unsent`, what the bucket did not take counts, too.
     """
 
-    def __init__(self, tier: DiskTier, prefixes: Sequence[str]) -> None:
+    def __init__(
+        self, tier: DiskTier, prefixes: Sequence[str], keyring: Keyring, *, unsent: bool = False
+    ) -> None:
         self._tier = tier
+        self._keyring = keyring
         self._prefixes = prefixes
+        self._places = [self._in_catalogs, self._by_itself, *([self._unsent] if unsent else [])]
         self._catalogs: dict[str, Catalog] = {}
         self._grown: OrderedDict[str, bytes] = OrderedDict()
         self.look_again()
@@ -65,6 +70,14 @@ class LocalEntries:
             return None
         return manifests.entry_of(manifest, slot, contents)
 
+    def references(self) -> Iterator[Reference]:
+        """Yield what the catalogs say of each manifest: of several sayings, the newest."""
+        seen: set[str] = set()
+        for reference in chain(*(catalog.references() for catalog in self._catalogs.values())):
+            if reference.name not in seen:
+                seen.add(reference.name)
+                yield reference
+
     def look_again(self) -> None:
         """Take notice of catalogs that came, or went, since."""
         catalogs: dict[str, Catalog] = {}
@@ -74,15 +87,18 @@ class LocalEntries:
                 catalogs[name] = self._catalogs[name]
             elif (data := self._tier.read(name)) is not None:
                 with suppress(Corrupt):
-                    catalogs[name] = Catalog(data)
+                    catalogs[name] = Catalog(data, self._keyring)
         self._catalogs = catalogs
 
     def _manifests(self, namespace: str, key: str, slot: int) -> Iterator[Manifest]:
         """Yield what is known of a slot: first what the profile says, since packs are packed anew."""
         name = names.manifest_name(namespace, key, slot)
-        for known in (self._in_catalogs, self._by_itself):
+        for known in self._places:
             try:
                 found = known(name)
+            except Untrusted:
+                # The agent, who is asked next, says so and takes it off the disk.
+                continue
             except Corrupt as error:
                 logger.warning("%s is skipped: %s", name, error)
                 continue
@@ -91,7 +107,10 @@ class LocalEntries:
 
     def _by_itself(self, name: str) -> Manifest | None:
         data = self._tier.read(name)
-        return None if data is None else manifests.decode(data)
+        return None if data is None else manifests.decode(data, self._keyring)
+
+    def _unsent(self, name: str) -> Manifest | None:
+        return self._by_itself(names.unsent_name(name))
 
     def _in_catalogs(self, name: str) -> Manifest | None:
         for catalog in self._catalogs.values():

@@ -1,20 +1,34 @@
 """Manifests: what one compiler result consists of, where its bytes lie, what it requires. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated
 
 import msgspec
 
 from s3cache import envelope, frame, names
+from s3cache.decoding import decode as decode_body
 from s3cache.digest import DIGEST_BYTES, digest_of, raw_digest_of
-from s3cache.errors import Corrupt, InvalidName, TooLarge
+from s3cache.errors import Corrupt, InvalidName, Removed, TooLarge, Untrusted
+from s3cache.keyring import Keyring
 from s3cache.namespaces import Rule, rule_of
 
 MAX_SLOTS = 64
 """How many variants a key may have."""
+TOMBSTONE = b""
+"""What lies in a slot whose result was removed, so that the slots above it are found."""
 INLINE_CONTENT_BYTES = 64 << 10
 """What the members that lie in a manifest may have together."""
 INLINE_BYTES = 1 << 10
 """Members that compress to no more than this together lie in the manifest, and so in segments."""
+MANIFEST_BYTES = 1 << 20
+"""What a manifest may be."""
+MEMBERS = 4096
+"""How many members a result may have."""
+_MEMBER_BYTES = 128
+"""What a manifest says of a member and its frame beside its name: more than any."""
+_CHARACTER_BYTES = 4
+_ROOM_BYTES = 64 << 10
+"""What is left for the rest: inline members, who wrote it, the envelope."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -63,13 +77,15 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     namespace: str
     key: str
-    members: list[Member]
-    frames: list[Place] = []
+    members: Annotated[list[Member], msgspec.Meta(max_length=MEMBERS)]
+    frames: Annotated[list[Place], msgspec.Meta(max_length=MEMBERS)] = []
     variant: str = ""
     requires: dict[str, str] = {}
     cost_seconds: float = 0.0
     components: list[str] = []
     writer: dict[str, str] = {}
+    signer: str = ""
+    """The id of the key that signed it, wherever it is copied to; nothing: nobody did."""
 
     def stands_for(self, variant: str, requires: Mapping[str, str], members: Iterable[str]) -> bool:
         """Return whether it is of these guards, for these machines, and has these members at least."""
@@ -99,17 +115,37 @@ class Entry(msgspec.Struct, frozen=True):
     members: dict[str, bytes]
 
 
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Manifest)
 
 
-def encode(manifest: Manifest) -> bytes:
-    """Return the bytes of a manifest object."""
-    return envelope.seal(manifest)
+def encode(manifest: Manifest, keyring: Keyring) -> bytes:
+    """Return the bytes of a manifest object, signed if the keyring signs."""
+    signed = msgspec.structs.replace(manifest, signer=keyring.signer)
+    return envelope.seal("manifest", _encoder.encode(signed), keyring)
 
 
-def decode(data: bytes) -> Manifest:
-    """Return the manifest in `data`. Raises Corrupt when it is damaged or names what it may not."""
-    return check(envelope.unseal(data, _decoder))
+def decode(data: bytes, keyring: Keyring) -> Manifest:
+    """Return the manifest in `data`.
+
+    Raises Removed when it is a tombstone, Untrusted when nobody whom the keyring trusts has signed it,
+    Corrupt when it is damaged or names what it may not.
+    """
+    if data == TOMBSTONE:
+        raise Removed("what was there was removed")
+    opened = envelope.unseal("manifest", data, keyring)
+    manifest = decode_body(opened.body, _decoder, "a manifest")
+    if manifest.signer != opened.key_id:
+        raise Untrusted("it names another signer than it has")
+    return check(manifest)
+
+
+def of_key(data: bytes, namespace: str, key: str, keyring: Keyring) -> Manifest:
+    """Return the manifest in `data`. Raises as `decode` does, and Corrupt when it is of another key."""
+    manifest = decode(data, keyring)
+    if (manifest.namespace, manifest.key) != (namespace, key):
+        raise Corrupt(f"a manifest of {manifest.namespace} {manifest.key} lies under another key")
+    return manifest
 
 
 def check(manifest: Manifest) -> Manifest:
@@ -127,12 +163,16 @@ def check(manifest: Manifest) -> Manifest:
 
 
 def check_result(result: Result) -> None:
-    """Raise InvalidName when a name cannot be used, TooLarge when no reader would take a member."""
+    """Raise InvalidName when a name cannot be used, TooLarge when no reader would take it."""
     names.check_namespace(result.namespace)
     for name, content in result.members.items():
         names.check_member(name)
         if len(content) > frame.MAX_CONTENT_BYTES:
             raise TooLarge(f"{name} has {len(content)} bytes, at most {frame.MAX_CONTENT_BYTES} are kept")
+    texts = [result.key, result.variant, *result.members, *result.requires, *result.requires.values()]
+    stated = _CHARACTER_BYTES * sum(map(len, texts)) + _MEMBER_BYTES * len(result.members)
+    if len(result.members) > MEMBERS or stated > MANIFEST_BYTES - _ROOM_BYTES:
+        raise TooLarge(f"{len(result.members)} members, with names of {stated} bytes, are too many to keep")
 
 
 def variant_of(result: Result) -> str:

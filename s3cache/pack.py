@@ -1,10 +1,12 @@
 """Packs: the members of many results in one object, what belongs together side by side. Pure.
 
-A pack is solid zstd frames and nothing else. What a start reads comes first, so that it is one range.
+A pack is solid zstd frames. What a start reads comes first, so that it is one range. The last frame is one
+that zstd skips: its salt makes a pack the only one of its name, whoever else stores the same.
 A frame is of one namespace and one set of requirements, so that what is of no use on a machine is not
 fetched there; in it, members of one kind follow each other, because they resemble each other.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from posixpath import splitext
@@ -20,6 +22,10 @@ READ_BYTES = 1 << 20
 """What a frame of members that a start reads grows to: a look-up decompresses all of it."""
 ON_DEMAND_BYTES = 8 << 20
 """What a frame of members on demand grows to."""
+
+_SKIPPED = struct.Struct("<II")
+_SKIPPED_MAGIC = 0x184D2A50
+"""Of a frame without content, by the zstd format (RFC 8878, 3.1.2)."""
 
 
 class PackFrame(msgspec.Struct, frozen=True, array_like=True):
@@ -54,13 +60,15 @@ class _Item(NamedTuple):
         return self.on_demand, self.namespace, self.requires
 
 
-def build(results: Sequence[Result], writer: Mapping[str, str]) -> Pack:
+def build(results: Sequence[Result], writer: Mapping[str, str], salt: bytes = b"") -> Pack:
     """Return the pack of results, with their manifests.
 
     Raises InvalidName when a namespace or a member's name cannot be used.
     """
     cut = [(items, frame.compress(b"".join(item.content for item in items))) for items in _cut(results)]
     data = b"".join(compressed for _, compressed in cut)
+    if salt:
+        data += _SKIPPED.pack(_SKIPPED_MAGIC, len(salt)) + salt
     digest = raw_digest_of(data)
     frames: list[PackFrame] = []
     places: list[list[Place]] = [[] for _ in results]

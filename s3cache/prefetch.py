@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -47,9 +47,15 @@ class Progress:
     is_over: bool = False
 
 
-async def open_profile(
-    cache: Cache, objects: ObjectStore, prefix: str
-) -> tuple[dict[str, Segment], Prelude | None]:
+class Opened(NamedTuple):
+    """The segments of a profile, whether the bucket has given all that it has, and the prelude."""
+
+    segments: dict[str, Segment]
+    is_whole: bool
+    prelude: Prelude | None
+
+
+async def open_profile(cache: Cache, objects: ObjectStore, prefix: str) -> Opened:
     """Return what `read_profile` does, and the prelude, which comes beside the LIST.
 
     The prelude is empty when the bucket has none that can be used, and None when it was not asked for,
@@ -88,7 +94,8 @@ async def open_profile(
         group.cancel_scope.cancel()
     if failure:
         raise failure
-    return await _read(cache, found, throttle, prelude.segments if prelude else {}), prelude
+    segments, is_whole = await _read(cache, found, throttle, prelude.segments if prelude else {})
+    return Opened(segments, is_whole, prelude)
 
 
 async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
@@ -97,7 +104,8 @@ async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[
     Raises StoreError when the bucket cannot be read; a segment that cannot be used is skipped.
     """
     throttle = _Throttle()
-    return await _read(cache, await throttle.make(lambda: _find(objects, prefix)), throttle, {})
+    found = await throttle.make(lambda: _find(objects, prefix))
+    return (await _read(cache, found, throttle, {}))[0]
 
 
 def worth_fetching(
@@ -171,15 +179,19 @@ def ranges(frames: Iterable[PackFrame]) -> Iterator[list[PackFrame]]:
 
 
 async def _find(objects: ObjectStore, prefix: str) -> list[str]:
-    return [name async for name in objects.list(prefix) if profile.is_segment_name(name, prefix)]
+    return [
+        listed.name async for listed in objects.list(prefix) if profile.is_segment_name(listed.name, prefix)
+    ]
 
 
 async def _read(
     cache: Cache, found: list[str], throttle: "_Throttle", copies: Mapping[str, bytes]
-) -> dict[str, Segment]:
+) -> tuple[dict[str, Segment], bool]:
     segments: dict[str, Segment] = {}
+    is_whole = True
 
     async def read(name: str) -> None:
+        nonlocal is_whole
         try:
             if name in copies:
                 with suppress(Corrupt):
@@ -188,6 +200,7 @@ async def _read(
             segments[name] = await throttle.make(lambda: cache.segment(name))
         except S3CacheError as error:
             logger.warning("segment %s is skipped: %s", name, error)
+            is_whole = is_whole and isinstance(error, Corrupt | ObjectAbsent)
 
     async with anyio.create_task_group() as group:
         for name in sorted(found)[-SEGMENTS:]:
@@ -198,7 +211,8 @@ async def _read(
         if room < 0:
             logger.warning("segment %s is skipped: the profile has more than %d bytes", name, PROFILE_BYTES)
             del segments[name]
-    return segments
+            is_whole = False
+    return segments, is_whole
 
 
 class _Throttle:

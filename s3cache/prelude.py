@@ -1,14 +1,17 @@
 """Preludes: what a start reads first of a profile, in one object that is found without a LIST. Pure.
 
-A prelude is a copy: of segments, and of the first frames that they name. Nothing relies on it. It may
-lack what came since, and what it holds of a frame must match the digest that its segment states.
+A prelude is a copy: of segments, and of the first frames that they name. Nothing relies on it, and
+nobody signs it. It may lack what came since, a segment in it is signed as elsewhere, and what it holds of
+a frame must match the digest that its segment states.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import msgspec
 
-from s3cache import envelope, profile
+from s3cache import profile
+from s3cache.decoding import decode as decode_body
 from s3cache.errors import Corrupt
 from s3cache.pack import PackFrame
 from s3cache.profile import Segment
@@ -17,6 +20,8 @@ PRELUDE_BYTES = 4 << 20
 """What a prelude may be. At 100 MB/s a connection carries it in 42 ms: less than a round trip more."""
 SEGMENTS = 16
 """So many segments may lie in one. Compaction leaves fewer."""
+FRAMES = 8192
+"""So many frames may."""
 _FRAMING_BYTES = 256
 """What a name and its bytes take beside the bytes: more than any does."""
 
@@ -25,9 +30,10 @@ class Prelude(msgspec.Struct, frozen=True):
     """Segments as they lie in the bucket, by name, and the bytes of frames, by name."""
 
     segments: dict[str, bytes]
-    frames: dict[str, bytes]
+    frames: Annotated[dict[str, bytes], msgspec.Meta(max_length=FRAMES)]
 
 
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Prelude)
 
 
@@ -36,7 +42,7 @@ def choose(frames: Iterable[PackFrame], room: int = PRELUDE_BYTES) -> list[PackF
     chosen: dict[str, PackFrame] = {}
     for packed in frames:
         size = packed.place.length + _FRAMING_BYTES
-        if packed.place.name not in chosen and size <= room:
+        if packed.place.name not in chosen and size <= room and len(chosen) < FRAMES:
             chosen[packed.place.name] = packed
             room -= size
     return list(chosen.values())
@@ -59,12 +65,12 @@ def useful_bytes(prelude: Prelude, segments: Mapping[str, Segment]) -> int:
 
 def encode(prelude: Prelude) -> bytes:
     """Return the bytes of a prelude."""
-    return envelope.seal(prelude)
+    return _encoder.encode(prelude)
 
 
 def decode(data: bytes, prefix: str) -> Prelude:
     """Return the prelude in `data`. Raises Corrupt when it is damaged or is not that of `prefix`."""
-    prelude = envelope.unseal(data, _decoder)
+    prelude = decode_body(data, _decoder, "a prelude")
     if len(prelude.segments) > SEGMENTS:
         raise Corrupt(f"a prelude of {len(prelude.segments)} segments, at most {SEGMENTS} are taken")
     for name in prelude.segments:

@@ -12,8 +12,12 @@ from typing import Self
 
 import msgspec
 
+from s3cache import folders, keys
 from s3cache.digest import digest_of
 from s3cache.errors import SettingsError
+from s3cache.folders import Access
+from s3cache.keyring import Keyring, PublicKey
+from s3cache.keys import KeySource
 from s3cache.names import component
 
 DEFAULT_DISK_LIMIT = "10GiB"
@@ -49,6 +53,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Namespaces that are neither read nor written."""
     deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
     """How long a process waits for the bucket in all; past that it compiles."""
+    trusted_keys: tuple[PublicKey, ...] = ()
+    """Whose results are used; none: everybody's."""
+    signing_key: KeySource | None = None
+    """Where the key is that signs what is stored."""
+    shared_group: bool = False
+    """Whether the group that owns the folder may write there."""
+    pin: bool = False
+    """Whether all processes of a run see the same, from its start on."""
 
     @classmethod
     def from_environment(
@@ -63,6 +75,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         url = environ.get("S3CACHE_URL", "")
         parse_url(url)
         report = environ.get("S3CACHE_REPORT")
+        source = environ.get("S3CACHE_SIGNING_KEY")
+        signing_key = KeySource.parse(source) if source else None
+        trusted_keys = keys.trusted(environ.get("S3CACHE_TRUSTED_KEYS", ""))
+        if signing_key and not trusted_keys:
+            # Who signs and names nobody trusts itself.
+            trusted_keys = (signing_key.load(environ).public,)
         return cls(
             url=url.rstrip("/"),
             directory=_directory(environ.get("S3CACHE_DIR")),
@@ -72,7 +90,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             report=Path(report).absolute() if report else None,
             exclude=frozenset(filter(None, map(str.strip, environ.get("S3CACHE_EXCLUDE", "").split(",")))),
             deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or str(DEFAULT_DEADLINE_SECONDS)),
+            trusted_keys=trusted_keys,
+            signing_key=signing_key,
+            shared_group=_switch("S3CACHE_SHARED_GROUP", environ.get("S3CACHE_SHARED_GROUP") or "0"),
+            pin=_switch("S3CACHE_PIN", environ.get("S3CACHE_PIN") or "0"),
         )
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing is written to the bucket, None when it is."""
+        if self.mode is not Mode.READ_WRITE:
+            return f"S3CACHE_MODE is {self.mode.value}"
+        if self.trusted_keys and self.signing_key is None:
+            return (
+                "S3CACHE_TRUSTED_KEYS is set and S3CACHE_SIGNING_KEY is not, so nobody would trust what is "
+                "stored here; set it, or S3CACHE_MODE=read-only"
+            )
+        return None
+
+    @property
+    def access(self) -> Access:
+        """Who may write in the folder."""
+        return folders.GROUP if self.shared_group else folders.OWNER
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """The folder, and those that are in it for all URLs."""
+        return self.directory, *(self.directory / name for name in ("tier", "spool"))
+
+    def keyring(self) -> Keyring:
+        """Return the keys that are trusted; they sign nothing."""
+        return Keyring(parse_url(self.url)[1], self.trusted_keys)
+
+    def signing_keyring(self) -> Keyring:
+        """Return the keys that are trusted, with the one that signs, if there is one.
+
+        Raises SettingsError when it cannot be had, or is not trusted.
+        """
+        signing = self.signing_key.load() if self.signing_key else None
+        return Keyring(parse_url(self.url)[1], self.trusted_keys, signing)
 
     @property
     def tier_directory(self) -> Path:
@@ -141,6 +197,12 @@ def _seconds(text: str) -> float:
         if 0 <= (seconds := float(text)) < math.inf:
             return seconds
     raise SettingsError(f"S3CACHE_DEADLINE must be a number of seconds as 120 or 0.5, not {text!r}")
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise SettingsError(f"{name} must be 0 or 1, not {text!r}")
+    return text == "1"
 
 
 def _mode(text: str) -> Mode:

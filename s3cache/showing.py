@@ -11,7 +11,7 @@ from s3cache.errors import Corrupt, ObjectAbsent
 from s3cache.machine import Machine
 from s3cache.manifest import MAX_SLOTS, Manifest
 from s3cache.settings import Settings
-from s3cache.tier import DiskTier
+from s3cache.tier import open_tier
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ async def _show(settings: Settings, namespace: str, key: str, member: str | None
     machine = Machine()
     shown: list[Shown] = []
     async with Bucket(settings.url) as bucket:
-        cache = Cache(bucket, DiskTier(settings.tier_directory, settings.disk_limit), machine)
+        cache = Cache(bucket, open_tier(settings), machine, settings.keyring())
         for slot in range(MAX_SLOTS):
             try:
                 manifest = await cache.manifest(namespace, key, slot)

@@ -14,8 +14,11 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from s3cache import folders
+from s3cache.decoding import decode
 from s3cache.digest import DIGEST_BYTES
-from s3cache.errors import DiskFull, DiskTierError
+from s3cache.errors import Corrupt, DiskFull, DiskTierError
+from s3cache.folders import Access
 from s3cache.manifest import Result
 
 logger = logging.getLogger(__name__)
@@ -37,11 +40,20 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Put)
 
 
+def decode_put(data: bytes) -> Put:
+    """Return the result in what a file of the spool holds. Raises Corrupt when it is damaged."""
+    body = memoryview(data)[DIGEST_BYTES:]
+    if blake3(body).digest() != data[:DIGEST_BYTES]:
+        raise Corrupt("it does not match its digest")
+    return decode(body, _decoder, "a result")
+
+
 class Spool:
     """Keeps at most `limit` bytes of results until they are stored."""
 
-    def __init__(self, directory: Path, limit: int) -> None:
+    def __init__(self, directory: Path, limit: int, access: Access = folders.OWNER) -> None:
         self._directory = directory
+        self._access = access
         self._limit = limit
         self._counter = itertools.count()
         self._used = 0
@@ -97,12 +109,13 @@ class Spool:
     def load(self, path: Path) -> Put | None:
         """Return the result in a file; None, and the file is gone, when it is damaged."""
         try:
-            data = path.read_bytes()
-            if blake3(data[DIGEST_BYTES:]).digest() == data[:DIGEST_BYTES]:
-                return _decoder.decode(memoryview(data)[DIGEST_BYTES:])
+            with os.fdopen(folders.open_to_read(path), "rb") as file:
+                if os.fstat(file.fileno()).st_size > self._limit:
+                    raise Corrupt("it is larger than the spool")
+                return decode_put(file.read())
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, Corrupt) as error:
             logger.warning("%s cannot be read: %s", path.name, error)
         logger.warning("%s is damaged; what it held is compiled again when it is needed", path.name)
         self.discard(path)
@@ -114,12 +127,11 @@ class Spool:
             path.unlink(missing_ok=True)
 
     def _write(self, path: str, parts: list[bytes]) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            file = os.open(path, flags, 0o600)
+            file = folders.create(path, self._access)
         except FileNotFoundError:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(path, flags, 0o600)
+            folders.make(self._directory, self._access)
+            file = folders.create(path, self._access)
         try:
             for part in parts:
                 left = memoryview(part)

@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import shutil
+import stat
 import struct
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,9 +24,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from s3cache import folders
 from s3cache.digest import DIGEST_BYTES
 from s3cache.errors import DiskFull, DiskTierError, ObjectAbsent
-from s3cache.stores.base import ObjectStore
+from s3cache.folders import Access
+from s3cache.frame import MAX_CONTENT_BYTES
+from s3cache.settings import Settings
+from s3cache.stores.base import Listed, ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +45,29 @@ _USAGE = struct.Struct("<Q?")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+def open_tier(settings: Settings) -> "DiskTier":
+    """Return the disk tier of these settings.
+
+    Raises DiskTierError when its folder cannot be made or written, or others may write there.
+    """
+    try:
+        for folder in settings.own_folders:
+            folders.secure(folder, settings.access)
+    except OSError as error:
+        raise DiskTierError(
+            f"cannot write {settings.directory}: {error.strerror}; set S3CACHE_DIR"
+        ) from error
+    return DiskTier(settings.tier_directory, settings.disk_limit, settings.access)
+
+
 class DiskTier(ObjectStore):
     """Keeps at most `limit` bytes under `root`; the least recently used object goes first.
 
-    Raises DiskTierError when `root` cannot be made or written.
+    Raises DiskTierError when `root` cannot be made or written, or others may write there.
     """
 
-    def __init__(self, root: Path, limit: int) -> None:
+    def __init__(self, root: Path, limit: int, access: Access = folders.OWNER) -> None:
+        self._access = access
         self._objects = root / "objects"
         self._quarantine = root / "quarantine"
         self._incoming = root / "incoming"
@@ -55,8 +76,8 @@ class DiskTier(ObjectStore):
         self._counter = itertools.count()
         self._quarantined = 0
         try:
-            for folder in (self._objects, self._quarantine, self._incoming):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (root, self._objects, self._quarantine, self._incoming):
+                folders.secure(folder, access)
             if not os.access(self._objects, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._objects))
         except OSError as error:
@@ -69,7 +90,7 @@ class DiskTier(ObjectStore):
         With `expected`, 64 hexadecimal digits, that is the digest it must match.
         """
         try:
-            file = os.open(f"{self._objects}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            file = folders.open_to_read(f"{self._objects}/{name}")
         except OSError:
             return None
         try:
@@ -91,14 +112,18 @@ class DiskTier(ObjectStore):
 
     def digest(self, name: str) -> bytes | None:
         """Return the digest that an object was written with, unread; None when there is no object."""
-        with suppress(OSError), open(f"{self._objects}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read(DIGEST_BYTES)
+        with suppress(OSError):
+            file = folders.open_to_read(f"{self._objects}/{name}")
+            try:
+                return os.read(file, DIGEST_BYTES)
+            finally:
+                os.close(file)
         return None
 
     def has(self, name: str) -> bool:
         """Return whether there is an object of that name, unread."""
         try:
-            return (self._objects / name).exists()
+            return stat.S_ISREG(os.lstat(f"{self._objects}/{name}").st_mode)
         except OSError:
             return False
 
@@ -115,13 +140,13 @@ class DiskTier(ObjectStore):
         incoming = self._incoming / f"{os.getpid()}-{next(self._counter)}-{time.time_ns()}"
         try:
             with self._changing() as used:
-                if target.exists():
+                if self.has(name):
                     return False
                 self._make_room(used, size)
-                with incoming.open("xb") as file:
+                with os.fdopen(folders.create(incoming, self._access), "wb") as file:
                     file.write(digest)
                     file.write(content)
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folders.make(target.parent, self._access)
                 incoming.rename(target)
                 used.bytes += size
                 return True
@@ -163,10 +188,12 @@ class DiskTier(ObjectStore):
         """Add an object; return False when there is one already."""
         return self.write(name, data)
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield, sorted, the names that begin with `prefix`."""
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield, sorted, the objects whose names begin with `prefix`; a use counts as creation."""
         for name in self.names(prefix):
-            yield name
+            with suppress(FileNotFoundError):
+                status = (self._objects / name).stat()
+                yield Listed(name, status.st_size - DIGEST_BYTES, status.st_mtime)
 
     async def delete(self, name: str) -> None:
         """Remove an object."""
@@ -180,7 +207,12 @@ class DiskTier(ObjectStore):
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self._lock_file, timeout=_LOCK_SECONDS, poll_interval=_LOCK_POLL_SECONDS):
+            with FileLock(
+                self._lock_file,
+                timeout=_LOCK_SECONDS,
+                mode=self._access.file,
+                poll_interval=_LOCK_POLL_SECONDS,
+            ):
                 used = self._read_usage()
                 self._write_usage(0, trusted=False)
                 try:
@@ -202,8 +234,12 @@ class DiskTier(ObjectStore):
 
     def _write_usage(self, used: int, *, trusted: bool) -> None:
         # In place: a file that is truncated and written anew is flushed to the disk by ext4.
-        file = os.open(self._usage, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self._usage, flags, self._access.file)
         try:
+            if self._access is folders.GROUP:
+                with suppress(PermissionError):
+                    os.fchmod(file, self._access.file)
             os.pwrite(file, _USAGE.pack(used, trusted), 0)
         finally:
             os.close(file)
@@ -239,7 +275,7 @@ class DiskTier(ObjectStore):
 
     def _unlink(self, path: Path) -> int:
         try:
-            size = path.stat().st_size
+            size = path.lstat().st_size
             path.unlink()
         except FileNotFoundError:
             return 0
@@ -268,7 +304,7 @@ class _Used:
 
 
 def _read_rest(file: int) -> bytes:
-    size = os.fstat(file).st_size - DIGEST_BYTES
+    size = min(os.fstat(file).st_size, DIGEST_BYTES + MAX_CONTENT_BYTES) - DIGEST_BYTES
     content = os.read(file, max(size, 0))
     while len(content) < size and (more := os.read(file, size - len(content))):
         content += more
@@ -280,4 +316,4 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
         for name in names:
             path = Path(parent, name)
             with suppress(FileNotFoundError):
-                yield path, path.stat()
+                yield path, path.lstat()

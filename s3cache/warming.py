@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from s3cache import ledger, names
+from s3cache import leases, ledger, names
 from s3cache.cache import Cache
 from s3cache.catalog import Catalog
 from s3cache.errors import Unreachable
@@ -14,7 +14,7 @@ from s3cache.machine import Machine, platform_tag
 from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
 from s3cache.profile import Segment, live
 from s3cache.settings import Settings
-from s3cache.tier import DiskTier
+from s3cache.tier import open_tier
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,24 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
     started = time.monotonic()
     counts = Ledger()
     ledger.charge(counts, "prefetch")
-    tier = DiskTier(settings.tier_directory, settings.disk_limit)
+    keyring = settings.keyring()
+    tier = open_tier(settings)
     machine = Machine()
     async with Bucket(settings.url) as bucket:
-        cache = Cache(bucket, tier, machine)
+        cache = Cache(bucket, tier, machine, keyring)
         prefix = names.profile_prefix(settings.job, platform_tag())
         segments: dict[str, Segment] | None = None
         with anyio.move_on_after(settings.deadline_seconds):
-            read, prelude = await open_profile(cache, bucket, prefix)
-            segments = live(read)
+            opened = await open_profile(cache, bucket, prefix)
+            segments = live(opened.segments)
             cache.drop_catalogs(prefix, but=segments)
             frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
-            await bring(cache, frames, progress, prelude.frames if prelude else None)
+            await bring(cache, frames, progress, opened.prelude.frames if opened.prelude else None)
+            await leases.leave(bucket, tier, prefix, segments)
     if segments is None:
         raise Unreachable(
             f"{settings.url}: the profile of {settings.job} did not come within S3CACHE_DEADLINE, "
             f"{settings.deadline_seconds:g} s"
         )
-    entries = {digest for segment in segments.values() for digest in Catalog(segment.catalog)}
+    entries = {digest for segment in segments.values() for digest in Catalog(segment.catalog, keyring)}
     return Warmed(len(entries), counts.bytes_down, time.monotonic() - started)

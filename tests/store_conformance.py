@@ -67,19 +67,19 @@ class ReadConformance:
             await filled.get("packs/00/0001", range(10))
 
     async def test_list_yields_every_name_once(self, filled: ObjectStore) -> None:
-        assert sorted([name async for name in filled.list("")]) == sorted(OBJECTS)
+        assert sorted([listed.name async for listed in filled.list("")]) == sorted(OBJECTS)
 
     async def test_list_yields_the_names_of_one_folder_sorted(self, filled: ObjectStore) -> None:
         expected = sorted(name for name in OBJECTS if name.startswith("manifests/fx-graph/key/"))
-        assert [name async for name in filled.list("manifests/fx-graph/key/")] == expected
+        assert [listed.name async for listed in filled.list("manifests/fx-graph/key/")] == expected
 
     @pytest.mark.parametrize("prefix", ["packs/", "manifests/fx-graph/", "manifests/fx-graph/key/1", "m"])
     async def test_list_yields_what_begins_with_the_prefix(self, filled: ObjectStore, prefix: str) -> None:
         expected = sorted(name for name in OBJECTS if name.startswith(prefix))
-        assert sorted([name async for name in filled.list(prefix)]) == expected
+        assert sorted([listed.name async for listed in filled.list(prefix)]) == expected
 
     async def test_list_of_an_absent_prefix_is_empty(self, filled: ObjectStore) -> None:
-        assert [name async for name in filled.list("profiles/another/")] == []
+        assert [listed.name async for listed in filled.list("profiles/another/")] == []
 
     async def test_many_may_read_at_once(self, filled: ObjectStore) -> None:
         read: list[tuple[str, bytes]] = []
@@ -103,7 +103,7 @@ class StoreConformance(ReadConformance):
         return store
 
     async def test_an_empty_store_lists_nothing(self, store: ObjectStore) -> None:
-        assert [name async for name in store.list("")] == []
+        assert [listed.name async for listed in store.list("")] == []
 
     async def test_the_first_creates_and_the_second_changes_nothing(self, store: ObjectStore) -> None:
         assert await store.create("packs/aa/aa", b"first") is True
@@ -138,13 +138,13 @@ class StoreConformance(ReadConformance):
         await store.delete("packs/aa/aa")
         with pytest.raises(ObjectAbsent):
             await store.get("packs/aa/aa")
-        assert [name async for name in store.list("")] == []
+        assert [listed.name async for listed in store.list("")] == []
         assert await store.create("packs/aa/aa", b"new") is True
         assert await store.get("packs/aa/aa") == b"new"
 
     async def test_deleting_leaves_the_neighbours(self, filled: ObjectStore) -> None:
         await filled.delete("manifests/fx-graph/key/1")
-        assert [name async for name in filled.list("manifests/fx-graph/key/")] == [
+        assert [listed.name async for listed in filled.list("manifests/fx-graph/key/")] == [
             "manifests/fx-graph/key/0",
             "manifests/fx-graph/key/10",
         ]

@@ -7,6 +7,7 @@ import pytest
 
 from s3cache.errors import (
     BucketAbsent,
+    Busy,
     CredentialsAbsent,
     Forbidden,
     ObjectAbsent,
@@ -14,13 +15,21 @@ from s3cache.errors import (
     Unreachable,
     WrongRegion,
 )
-from s3cache.stores.breaker import COOLDOWN_SECONDS, BreakerStore
+from s3cache.stores import breaker as breakers
+from s3cache.stores.breaker import (
+    COOLDOWN_SECONDS,
+    IN_A_ROW,
+    LONGEST_COOLDOWN_SECONDS,
+    RECENT,
+    BreakerStore,
+    Direction,
+)
 from s3cache.stores.memory import MemoryStore
 from tests.wrappers import FaultyStore, RecordingStore
 
 pytestmark = pytest.mark.anyio
 
-OPENING = [Unreachable, BucketAbsent, CredentialsAbsent, WrongRegion]
+FAILURES = [Unreachable, BucketAbsent, CredentialsAbsent, WrongRegion, Busy, Forbidden]
 
 
 class Setup:
@@ -35,35 +44,42 @@ class Setup:
         self.breaker = BreakerStore(self.recording, clock=lambda: self.now)
 
     async def list(self) -> list[str]:
-        return [name async for name in self.breaker.list("")]
+        return [listed.name async for listed in self.breaker.list("")]
 
-    async def opened(self, error: StoreError, method: str = "get") -> None:
+    async def failed(self, error: StoreError, method: str = "get") -> None:
         """Let one request fail with `error`."""
         self.faulty.fail(method, error)
-        with pytest.raises(type(error)):
+        with pytest.raises(type(error), match=str(error)):
             await REQUESTS[method](self)
+
+    async def opened(self, error: StoreError, method: str = "get") -> None:
+        """Let requests fail with `error` until no more are let through."""
+        for _ in range(IN_A_ROW):
+            await self.failed(error, method)
         self.recording.requests.clear()
 
 
 @pytest.fixture
-def setup() -> Setup:
+def setup(monkeypatch: pytest.MonkeyPatch) -> Setup:
+    monkeypatch.setattr(breakers, "_JITTER", 0.0)
     return Setup()
 
 
 REQUESTS: dict[str, Callable[[Setup], Awaitable[object]]] = {
     "get": lambda setup: setup.breaker.get("there"),
     "list": lambda setup: setup.list(),
-    "create": lambda setup: setup.breaker.create("new", b""),
+    "create": lambda setup: setup.breaker.create(f"new {setup.now}", b""),
     "delete": lambda setup: setup.breaker.delete("there"),
 }
+DIRECTIONS: dict[str, Direction] = {"get": "read", "list": "list", "create": "write", "delete": "delete"}
 
 
 @pytest.mark.parametrize("request_kind", REQUESTS)
-@pytest.mark.parametrize("error", OPENING)
-async def test_a_store_that_does_not_answer_is_left_alone(
+@pytest.mark.parametrize("error", FAILURES)
+async def test_a_store_that_fails_several_times_in_a_row_is_left_alone(
     setup: Setup, error: type[StoreError], request_kind: str
 ) -> None:
-    await setup.opened(error("why"))
+    await setup.opened(error("why"), request_kind)
     for _ in range(3):
         with pytest.raises(error, match="why"):
             await REQUESTS[request_kind](setup)
@@ -71,49 +87,40 @@ async def test_a_store_that_does_not_answer_is_left_alone(
 
 
 @pytest.mark.parametrize("request_kind", REQUESTS)
-async def test_any_request_may_open_it(setup: Setup, request_kind: str) -> None:
-    setup.faulty.fail(request_kind, Unreachable("why"))
-    with pytest.raises(Unreachable):
-        await REQUESTS[request_kind](setup)
-    with pytest.raises(Unreachable):
+async def test_reading_listing_writing_and_deleting_are_apart(setup: Setup, request_kind: str) -> None:
+    await setup.opened(Forbidden("why"), request_kind)
+    for other, direction in DIRECTIONS.items():
+        if other == request_kind:
+            assert str(setup.breaker.failure(direction)) == "why"
+        else:
+            await REQUESTS[other](setup)
+            assert setup.breaker.failure(direction) is None
+
+
+async def test_failures_with_an_answer_between_them_do_not_open_it(setup: Setup) -> None:
+    for _ in range(3 * IN_A_ROW):
+        for _ in range(IN_A_ROW - 1):
+            await setup.failed(Unreachable("why"))
+        for _ in range(IN_A_ROW):
+            assert await setup.breaker.get("there") == b"content"
+
+
+async def test_failures_in_half_of_the_last_requests_open_it(setup: Setup) -> None:
+    for _ in range(RECENT // 2):
+        await setup.failed(Unreachable("why"))
+        assert setup.breaker.failure("read") is None
         await setup.breaker.get("there")
+    await setup.failed(Unreachable("why"))
+    assert setup.breaker.failure("read") is not None
 
 
-async def test_an_absent_object_does_not_open_it(setup: Setup) -> None:
-    with pytest.raises(ObjectAbsent):
-        await setup.breaker.get("absent")
+async def test_an_absent_object_is_an_answer(setup: Setup) -> None:
+    for _ in range(2):
+        for _ in range(IN_A_ROW - 1):
+            await setup.failed(Unreachable("why"))
+        with pytest.raises(ObjectAbsent):
+            await setup.breaker.get("absent")
     assert setup.breaker.failure("read") is None
-    assert await setup.breaker.get("there") == b"content"
-
-
-async def test_a_bucket_one_may_only_read_is_read(setup: Setup) -> None:
-    await setup.opened(Forbidden("why"), "create")
-    assert await setup.breaker.get("there") == b"content"
-    assert await setup.list() == ["there"]
-
-
-async def test_a_bucket_in_which_one_may_not_delete_is_written(setup: Setup) -> None:
-    await setup.opened(Forbidden("why"), "delete")
-    assert await setup.breaker.create("new", b"")
-    with pytest.raises(Forbidden, match="why"):
-        await setup.breaker.delete("there")
-    assert setup.recording.asked("DELETE") == []
-
-
-async def test_a_bucket_one_may_only_write_is_written(setup: Setup) -> None:
-    await setup.opened(Forbidden("why"), "get")
-    assert await setup.breaker.create("new", b"")
-    with pytest.raises(Forbidden, match="why"):
-        await setup.list()
-
-
-async def test_it_says_what_keeps_it_open(setup: Setup) -> None:
-    assert setup.breaker.failure("read") is None
-    await setup.opened(Forbidden("no writing"), "create")
-    assert setup.breaker.failure("read") is None
-    assert str(setup.breaker.failure("write")) == "no writing"
-    await setup.opened(Unreachable("gone"))
-    assert str(setup.breaker.failure("read")) == str(setup.breaker.failure("write")) == "gone"
 
 
 async def test_after_the_cooldown_a_probe_that_succeeds_closes_it(setup: Setup) -> None:
@@ -127,7 +134,7 @@ async def test_after_the_cooldown_a_probe_that_succeeds_closes_it(setup: Setup) 
     assert setup.breaker.failure("read") is None
 
 
-async def test_an_absent_object_is_an_answer_and_closes_it(setup: Setup) -> None:
+async def test_a_probe_that_finds_nothing_closes_it(setup: Setup) -> None:
     await setup.opened(Unreachable("why"))
     setup.now += COOLDOWN_SECONDS
     for _ in range(3):
@@ -136,21 +143,46 @@ async def test_an_absent_object_is_an_answer_and_closes_it(setup: Setup) -> None
     assert setup.breaker.failure("read") is None
 
 
-async def test_after_the_cooldown_a_probe_that_fails_opens_it_again(setup: Setup) -> None:
+async def test_each_probe_that_fails_doubles_the_cooldown_up_to_a_bound(setup: Setup) -> None:
     await setup.opened(Unreachable("first"))
-    setup.now += COOLDOWN_SECONDS
-    setup.faulty.fail("get", Unreachable("second"))
-    for _ in range(3):
-        with pytest.raises(Unreachable, match="second"):
+    cooldown = COOLDOWN_SECONDS
+    for _ in range(8):
+        setup.now += cooldown
+        await setup.failed(Unreachable("again"))
+        cooldown = min(2 * cooldown, LONGEST_COOLDOWN_SECONDS)
+        setup.now += cooldown - 0.001
+        with pytest.raises(Unreachable, match="again"):
             await setup.breaker.get("there")
-    assert len(setup.recording.requests) == 1
+        setup.now -= cooldown - 0.001
+    assert cooldown == LONGEST_COOLDOWN_SECONDS
+    assert len(setup.recording.requests) == 8
+
+
+async def test_once_it_has_closed_the_cooldown_begins_small(setup: Setup) -> None:
+    await setup.opened(Unreachable("why"))
+    for _ in range(5):
+        setup.now += LONGEST_COOLDOWN_SECONDS
+        await setup.failed(Unreachable("why"))
+    setup.now += LONGEST_COOLDOWN_SECONDS
+    await setup.breaker.get("there")
+    await setup.opened(Unreachable("why"))
     setup.now += COOLDOWN_SECONDS
     assert await setup.breaker.get("there") == b"content"
 
 
+async def test_breakers_of_many_machines_do_not_probe_at_one_moment() -> None:
+    retry_at = set()
+    for _ in range(20):
+        setup = Setup()
+        await setup.opened(Unreachable("why"))
+        retry_at.add(setup.breaker._circuits["read"]._retry_at - setup.now)
+    assert len(retry_at) == 20
+    assert all(0.7 * COOLDOWN_SECONDS < seconds < 1.3 * COOLDOWN_SECONDS for seconds in retry_at)
+
+
 async def test_half_open_one_request_probes_and_the_others_fail_at_once(setup: Setup) -> None:
     await setup.opened(Unreachable("why"))
-    setup.now += COOLDOWN_SECONDS
+    setup.now += LONGEST_COOLDOWN_SECONDS
     gate = setup.recording.close_gate()
     outcomes: list[object] = []
 
@@ -165,35 +197,39 @@ async def test_half_open_one_request_probes_and_the_others_fail_at_once(setup: S
             group.start_soon(get)
         await anyio.wait_all_tasks_blocked()
         assert outcomes == [None] * 4
+        # However long it takes.
+        setup.now += LONGEST_COOLDOWN_SECONDS
+        await get()
         gate.set()
-    assert outcomes == [None] * 4 + [b"content"]
+    assert outcomes == [None] * 5 + [b"content"]
     assert len(setup.recording.requests) == 1
 
 
-async def test_a_probe_that_is_cancelled_leaves_the_next_to_a_later_time(setup: Setup) -> None:
+async def test_a_probe_that_is_cancelled_leaves_it_to_the_next(setup: Setup) -> None:
     await setup.opened(Unreachable("why"))
     setup.now += COOLDOWN_SECONDS
     setup.recording.close_gate()
     with anyio.move_on_after(0.01):
         await setup.breaker.get("there")
     setup.recording.close_gate().set()
-    with pytest.raises(Unreachable):
-        await setup.breaker.get("there")
-    setup.now += COOLDOWN_SECONDS
     assert await setup.breaker.get("there") == b"content"
 
 
-async def test_reading_and_writing_close_apart(setup: Setup) -> None:
-    await setup.opened(Unreachable("why"))
-    setup.now += COOLDOWN_SECONDS
-    await setup.breaker.get("there")
-    assert setup.breaker.failure("write") is not None
-    assert await setup.breaker.create("new", b"")
-    assert setup.breaker.failure("write") is None
+async def test_it_knows_for_how_long_there_was_no_answer(setup: Setup) -> None:
+    assert setup.breaker.silence() == 0
+    gate = setup.recording.close_gate()
+    async with anyio.create_task_group() as group:
+        group.start_soon(setup.breaker.get, "there")
+        await anyio.wait_all_tasks_blocked()
+        setup.now += 5
+        assert setup.breaker.silence() == 5
+        gate.set()
+    setup.now += 5
+    assert setup.breaker.silence() == 0
 
 
 async def test_what_it_refuses_is_not_kept_in_memory(setup: Setup) -> None:
-    await setup.opened(Unreachable("why"))
+    await setup.opened(Unreachable("why"), "create")
     for _ in range(20):
         with pytest.raises(Unreachable) as refused:
             await setup.breaker.create("new", bytes(100))

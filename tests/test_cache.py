@@ -22,13 +22,16 @@ from s3cache.errors import (
     InvalidName,
     ObjectAbsent,
     SlotsExhausted,
+    StoreError,
     Unreachable,
 )
+from s3cache.keyring import NO_KEYS
 from s3cache.ledger import Ledger
 from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Member, Place, Result
 from s3cache.pack import Pack, PackFrame
 from s3cache.profile import Segment
+from s3cache.stores.retries import AT_FIRST, SHARE
 from s3cache.tier import DiskTier
 from tests.wrappers import WatchedBucket
 
@@ -57,7 +60,7 @@ class Bucket(WatchedBucket):
         machine = Machine()
         for name, value in facts.items():
             machine.learn(name, lambda value=value: value)  # type: ignore[misc]
-        return Cache(self.store, self.new_tier(limit), machine)
+        return Cache(self.store, self.new_tier(limit), machine, NO_KEYS)
 
     def tier_of_last_machine(self) -> DiskTier:
         return DiskTier(self._folder / str(self._machines), 64 << 20)
@@ -66,6 +69,12 @@ class Bucket(WatchedBucket):
 @pytest.fixture
 def bucket(tmp_path: Path) -> Bucket:
     return Bucket(tmp_path / "machines")
+
+
+@pytest.fixture(autouse=True)
+def _one_salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packs have names that a test can tell beforehand."""
+    monkeypatch.setattr(Cache, "_salt", lambda _: b"")
 
 
 @pytest.fixture
@@ -497,6 +506,26 @@ async def test_a_lost_reply_of_a_pack_is_found_out_by_putting_again(bucket: Buck
     assert found(await bucket.new_machine().get("ns", "key")) == LARGE
 
 
+async def test_a_bucket_that_says_what_is_not_true_gets_no_manifest_that_leads_nowhere(
+    bucket: Bucket,
+) -> None:
+    for members in (SMALL, LARGE):
+        for _ in range(2):
+            bucket.faulty.deny()
+        with pytest.raises(StoreError, match="does not have it"):
+            await bucket.new_machine().put("ns", "key", members)
+        assert bucket.objects == {}
+
+
+@pytest.mark.parametrize("members", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_slot_that_was_taken_and_is_free_again_is_used(
+    bucket: Bucket, members: dict[str, bytes]
+) -> None:
+    bucket.faulty.deny()
+    assert await bucket.new_machine().put("ns", "key", members) == 0
+    assert found(await bucket.new_machine().get("ns", "key")) == members
+
+
 async def test_no_slot_stays_empty_when_the_bucket_lost_what_is_damaged_on_disk(
     bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -509,6 +538,38 @@ async def test_no_slot_stays_empty_when_the_bucket_lost_what_is_damaged_on_disk(
 
 
 # Many at once.
+
+
+@pytest.mark.parametrize("members", [SMALL, LARGE], ids=["small", "large"])
+async def test_what_was_removed_from_the_bucket_is_put_again_by_who_has_it_on_disk(
+    bucket: Bucket, members: dict[str, bytes]
+) -> None:
+    cache = bucket.new_machine()
+    await cache.put("ns", "key", members)
+    bucket.objects.clear()
+    assert await cache.put("ns", "key", members) == 0
+    assert found(await bucket.new_machine().get("ns", "key")) == members
+
+
+async def test_a_manifest_on_disk_whose_pack_was_removed_is_asked_for_again(bucket: Bucket) -> None:
+    """The result was removed, and stored anew by another machine."""
+    await bucket.new_machine().put("ns", "key", LARGE)
+    reader = bucket.new_machine()
+    await reader.manifest("ns", "key", 0)
+    bucket.objects.clear()
+    await bucket.new_machine().put("ns", "key", LARGE_OTHER)
+    assert await reader.get("ns", "key") is None
+    assert found(await reader.get("ns", "key")) == LARGE_OTHER
+
+
+async def test_a_slot_whose_result_was_removed_is_skipped_quietly(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.objects[SLOTS[0]] = manifest.TOMBSTONE
+    assert await bucket.new_machine().get("ns", "key") is None
+    assert await bucket.new_machine().put("ns", "key", SMALL) == 1
+    assert found(await bucket.new_machine().get("ns", "key")) == SMALL
+    assert caplog.records == []
 
 
 async def test_large_results_go_into_one_pack(bucket: Bucket) -> None:
@@ -752,7 +813,7 @@ async def test_a_member_of_another_digest_is_a_miss_until_it_is_put_again(
     await writer.put("ns", "key", members)
     there = await writer.manifest("ns", "key", 0)
     wrong = [Member(m.name, bytes(32), m.size, False, m.inline, m.frame, m.start) for m in there.members]
-    bucket.objects[SLOTS[0]] = manifest.encode(Manifest("ns", "key", wrong, there.frames))
+    bucket.objects[SLOTS[0]] = manifest.encode(Manifest("ns", "key", wrong, there.frames), NO_KEYS)
     cache = bucket.new_machine()
     # That what a prefetch has brought is right says nothing of the manifest.
     await cache.fetch(LARGE_PACK.frames if members is LARGE else [])
@@ -783,7 +844,7 @@ async def test_a_manifest_may_not_state_a_size_that_is_a_bomb(bucket: Bucket, si
     place = Place(raw_digest_of(bomb), 0, len(bomb), size)
     bucket.objects[names.pack_name(place.pack)] = bomb
     built = Manifest("ns", "key", [Member("a", bytes(32), size)], [place])
-    bucket.objects[SLOTS[0]] = manifest.encode(built)
+    bucket.objects[SLOTS[0]] = manifest.encode(built, NO_KEYS)
     assert await bucket.new_machine().get("ns", "key") is None
 
 
@@ -1020,11 +1081,12 @@ PROFILE = "profiles/job/linux-x86_64/"
 
 
 def segment_of(built: Pack) -> Segment:
-    return Segment(built.frames, catalog.build([Reference(0, there) for there in built.manifests]))
+    references = [Reference(0, there) for there in built.manifests]
+    return Segment(built.frames, catalog.build(references, NO_KEYS), profile=PROFILE)
 
 
 async def test_a_segment_is_read_once_and_its_catalog_laid_down(bucket: Bucket) -> None:
-    data = profile.encode(segment_of(LARGE_PACK))
+    data = profile.encode(segment_of(LARGE_PACK), NO_KEYS)
     name = profile.new_segment_name(PROFILE, data)
     bucket.objects[name] = data
     cache = bucket.new_machine()
@@ -1033,12 +1095,12 @@ async def test_a_segment_is_read_once_and_its_catalog_laid_down(bucket: Bucket) 
     assert bucket.store.requests == [f"GET {name}"]
     held = bucket.tier_of_last_machine().read(names.catalog_name(name))
     assert held is not None
-    assert Catalog(held).find(SLOTS[0]) == Reference(0, LARGE_PACK.manifests[0])
+    assert Catalog(held, NO_KEYS).find(SLOTS[0]) == Reference(0, LARGE_PACK.manifests[0])
 
 
 @damages
 async def test_a_damaged_segment_is_corrupt_and_not_kept(bucket: Bucket, damage: Damage) -> None:
-    data = profile.encode(segment_of(LARGE_PACK))
+    data = profile.encode(segment_of(LARGE_PACK), NO_KEYS)
     name = profile.new_segment_name(PROFILE, data)
     bucket.objects[name] = damage(data)
     with pytest.raises(Corrupt):
@@ -1084,7 +1146,31 @@ async def test_what_is_damaged_is_counted(bucket: Bucket, counts: Ledger, tmp_pa
     ):
         with pytest.raises(Corrupt):
             await call
-    assert counts.quarantined == 2 + 1 + 2
+    assert counts.quarantined == 1
+    # What a look-up needs is fetched twice: it may have been damaged on its way.
+    assert counts.faults == {"corrupt": 2 + 2 + 2}
+
+
+async def test_what_was_damaged_on_its_way_is_right_the_second_time(bucket: Bucket, counts: Ledger) -> None:
+    await bucket.new_machine().put("ns", "key", LARGE)
+    cache = bucket.new_machine()
+    ledger.charge(counts)
+    for name in (SLOTS[0], PACK):
+        bucket.faulty.damage(name)
+    assert found(await cache.get("ns", "key")) == LARGE
+    assert counts.faults == {"corrupt": 2}
+    assert await cache.put("ns", "key", LARGE) == 0
+
+
+async def test_only_a_share_of_what_is_damaged_is_fetched_again(bucket: Bucket) -> None:
+    cache = bucket.new_machine()
+    for number in range(100):
+        bucket.objects[names.manifest_name("ns", f"key {number}", 0)] = b"damaged"
+    for number in range(100):
+        assert await cache.get("ns", f"key {number}") is None
+    asked = bucket.store.asked("GET")
+    # Each look-up goes on to the next slot.
+    assert AT_FIRST < len(asked) - len(set(asked)) <= AT_FIRST + SHARE * len(set(asked))
 
 
 async def test_a_put_of_what_is_there_counts_nothing(bucket: Bucket, counts: Ledger) -> None:
@@ -1159,10 +1245,10 @@ async def test_a_claim_is_there_while_results_are_stored_and_not_any_more_afterw
 async def test_a_claim_is_withdrawn_when_nothing_could_be_stored(bucket: Bucket) -> None:
     cache = bucket.new_machine()
 
-    async def refuse(pack: Pack) -> None:
+    async def refuse(results: Sequence[Result]) -> Pack:
         raise Unreachable("why")
 
-    cache.upload = refuse  # type: ignore[method-assign]
+    cache.pack = refuse  # type: ignore[method-assign]
     with pytest.raises(Unreachable):
         await cache.put_all(made(), heed_claims=True)
     assert bucket.objects == {}
@@ -1172,6 +1258,19 @@ async def test_a_claim_that_may_not_be_deleted_does_no_harm(bucket: Bucket) -> N
     bucket.faulty.fail("delete", Forbidden("why"))
     await bucket.new_machine().put_all(made(), heed_claims=True)
     assert await bucket.new_machine().put_all(made(), heed_claims=True) == [0] * len(CLAIMED)
+
+
+async def test_a_claim_whose_reply_was_lost_is_one_s_own(bucket: Bucket) -> None:
+    bucket.faulty.repeat()
+    assert await bucket.new_machine().put_all(made(), heed_claims=True) == [0] * len(CLAIMED)
+    assert CLAIM not in bucket.objects
+
+
+async def test_a_claim_that_may_have_been_written_is_withdrawn(bucket: Bucket) -> None:
+    bucket.faulty.fail("create", Unreachable("why"), reply_lost=True)
+    with pytest.raises(Unreachable):
+        await bucket.new_machine().put_all(made(), heed_claims=True)
+    assert bucket.objects == {}
 
 
 async def test_little_is_stored_without_a_claim(bucket: Bucket) -> None:

@@ -2,9 +2,10 @@
 
 import random
 
-from s3cache import catalog, compaction, manifest, profile
+from s3cache import catalog, compaction, envelope, manifest, profile
 from s3cache.catalog import Reference
 from s3cache.compaction import FRAGMENTS, SEGMENTS, SMALL_BYTES, START_SECONDS, UNUSED_STARTS, Plan
+from s3cache.keyring import NO_KEYS
 from s3cache.manifest import Result
 from s3cache.pack import build
 from s3cache.profile import Segment
@@ -27,7 +28,7 @@ def packed(*results: Result, opened: list[str] | None = None) -> list[Reference]
 def segment(references: list[Reference], *unused: Reference, replaces: list[str] | None = None) -> Segment:
     return Segment(
         frames=[],
-        catalog=catalog.build(references),
+        catalog=catalog.build(references, NO_KEYS),
         replaces=replaces or [],
         unused={catalog.short_digest(reference.name): 1 for reference in unused},
     )
@@ -39,7 +40,7 @@ def by_day(*segments: Segment) -> dict[str, Segment]:
 
 
 def planned(segments: dict[str, Segment]) -> Plan:
-    plan = compaction.plan(segments)
+    plan = compaction.plan(segments, NO_KEYS)
     assert plan is not None
     return plan
 
@@ -50,7 +51,7 @@ def keys(references: list[Reference]) -> list[str]:
 
 def test_a_few_segments_are_left_alone() -> None:
     few = [segment(packed(result(f"key-{number}"))) for number in range(SEGMENTS - 1)]
-    assert compaction.plan(by_day(*few)) is None
+    assert compaction.plan(by_day(*few), NO_KEYS) is None
 
 
 def test_all_references_stay_in_the_order_of_first_use() -> None:
@@ -105,7 +106,7 @@ def test_a_segment_that_stands_for_many_hands_on_what_they_counted() -> None:
     old, new = packed(result("old"))[0], packed(result("new"))[0]
     digest = catalog.short_digest(old.name)
     compacted = Segment(
-        [], catalog.build([old, new]), ["profiles/job/linux/0-0"], {digest: UNUSED_STARTS - 1}
+        [], catalog.build([old, new], NO_KEYS), ["profiles/job/linux/0-0"], {digest: UNUSED_STARTS - 1}
     )
     later = [segment([new], old)] + [segment([new], old)] * (SEGMENTS - 2)
     assert keys(planned(by_day(compacted, *later)).references) == ["new"]
@@ -159,10 +160,12 @@ def test_what_is_moved_lies_elsewhere_and_is_the_same() -> None:
 
 
 def test_a_damaged_reference_leaves_the_profile() -> None:
-    damaged = bytearray(catalog.build(packed(result("key"))))
+    sound = catalog.build(packed(result("key")), NO_KEYS)
+    damaged = bytearray(envelope.unseal("catalog", sound, NO_KEYS).body)
     damaged[-30:] = bytes(30)
-    many = [Segment([], bytes(damaged)), *[segment(packed(result("other")))] * (SEGMENTS - 1)]
-    plan = compaction.plan(by_day(*many))
+    sealed = envelope.seal("catalog", bytes(damaged), NO_KEYS)
+    many = [Segment([], sealed), *[segment(packed(result("other")))] * (SEGMENTS - 1)]
+    plan = compaction.plan(by_day(*many), NO_KEYS)
     assert plan is not None
     assert [reference.manifest.key for reference in plan.references] == ["other"]
 

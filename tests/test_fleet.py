@@ -9,6 +9,7 @@ from s3cache import catalog, fleet, names, profile
 from s3cache.bucket import Bucket
 from s3cache.errors import BucketAbsent, Unreachable
 from s3cache.fleet import Report
+from s3cache.keyring import NO_KEYS
 from s3cache.machine import platform_tag
 from s3cache.profile import Segment
 from s3cache.settings import Settings
@@ -17,8 +18,8 @@ HERE = platform_tag()
 NAME = f"profiles/job/{HERE}/0000000000001-{0:032x}"
 
 
-def segment(**writer: str) -> Segment:
-    return Segment([], catalog.build([]), writer=writer)
+def segment(prefix: str = "", **writer: str) -> Segment:
+    return Segment([], catalog.build([], NO_KEYS), profile=prefix, writer=writer)
 
 
 def write(url: str, objects: Mapping[str, bytes]) -> None:
@@ -33,7 +34,7 @@ def write(url: str, objects: Mapping[str, bytes]) -> None:
 def segments(job: str, platform: str = HERE, **pythons: int) -> dict[str, bytes]:
     """Return segments by their names: of machines with these versions of Python, written then."""
     prefix = names.profile_prefix(job, platform)
-    encoded = {python: profile.encode(segment(python=python)) for python in pythons}
+    encoded = {python: profile.encode(segment(prefix, python=python), NO_KEYS) for python in pythons}
     return {
         profile.segment_name(prefix, at, encoded[python]): encoded[python] for python, at in pythons.items()
     }

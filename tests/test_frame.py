@@ -92,3 +92,19 @@ def test_a_flipped_bit_is_corrupt_or_stays_within_the_limit(content: bytes, plac
     data[place % len(data)] ^= 1 << bit
     with suppress(Corrupt):
         assert len(frame.decompress(bytes(data), 1000)) <= 1000
+
+
+def test_a_frame_that_refers_further_back_than_any_of_ours_is_refused() -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=24)
+    data = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(32 << 20))
+    assert zstandard.get_frame_parameters(data).window_size > frame._WINDOW_BYTES
+    # Only what does not come whole needs the window, and is corrupt in any case.
+    with pytest.raises(Corrupt, match="memory"):
+        frame.decompress(data[:-1])
+
+
+def test_a_large_frame_of_ours_refers_no_further_back_than_is_taken() -> None:
+    content = bytes(64 << 20)
+    assert frame.decompress(frame.compress(content)) == content
+    stated = zstandard.get_frame_parameters(frame.compress(content)).window_size
+    assert stated <= frame._WINDOW_BYTES

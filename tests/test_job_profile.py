@@ -10,6 +10,7 @@ from s3cache import catalog, manifest, names, pack, profile
 from s3cache.agent.job_profile import JobProfile
 from s3cache.catalog import Catalog, Reference
 from s3cache.digest import raw_digest_of
+from s3cache.keyring import NO_KEYS
 from s3cache.manifest import Manifest, Result
 from s3cache.profile import Segment
 from s3cache.tier import DiskTier
@@ -30,7 +31,7 @@ def job() -> JobProfile:
 
 def new_start(*segments: Segment) -> JobProfile:
     """Return the profile of a start that has read segments, the oldest first."""
-    job = JobProfile("job", "linux-x86_64")
+    job = JobProfile("job", "linux-x86_64", NO_KEYS)
     job.learn({f"{job.prefix}{number:013d}-00000000": each for number, each in enumerate(segments)})
     return job
 
@@ -41,7 +42,7 @@ def store(tier: DiskTier, *keys: str, namespace: str = "ns", slot: int = 0) -> l
     for key in keys:
         built = manifest.inline(Result(namespace, key, {"a": f"{key} {slot}".encode()}), {})
         assert built is not None
-        tier.write(names.manifest_name(namespace, key, slot), manifest.encode(built))
+        tier.write(names.manifest_name(namespace, key, slot), manifest.encode(built, NO_KEYS))
         stored.append(built)
     return stored
 
@@ -52,7 +53,7 @@ def store_packed(tier: DiskTier, *results: Result) -> pack.Pack:
     for place in (packed.place for packed in made.frames):
         tier.write(place.name, made.data[place.offset : place.offset + place.length])
     for built in made.manifests:
-        tier.write(names.manifest_name(built.namespace, built.key, 0), manifest.encode(built))
+        tier.write(names.manifest_name(built.namespace, built.key, 0), manifest.encode(built, NO_KEYS))
     return made
 
 
@@ -66,14 +67,14 @@ def made(job: JobProfile, tier: DiskTier) -> Segment:
     """Return the next segment, as another machine reads it, once it is learned."""
     segment = job.next_segment(tier, WRITER)
     assert segment is not None
-    data = profile.encode(segment)
+    data = profile.encode(segment, NO_KEYS)
     name = profile.new_segment_name(job.prefix, data)
     job.learn({name: segment})
-    return profile.decode(name, data)
+    return profile.decode(name, data, NO_KEYS)
 
 
 def references(segment: Segment) -> list[Reference]:
-    return list(Catalog(segment.catalog).references())
+    return list(Catalog(segment.catalog, NO_KEYS).references())
 
 
 def keys(segment: Segment) -> list[str]:
@@ -355,7 +356,7 @@ def test_the_newest_segment_says_where_a_result_lies() -> None:
     def segment(content: bytes) -> Segment:
         built = manifest.inline(Result("ns", "a", {"a": content}), {})
         assert built is not None
-        return Segment([], catalog.build([Reference(0, built)]))
+        return Segment([], catalog.build([Reference(0, built)], NO_KEYS))
 
     old, new = segment(b"old"), segment(b"new")
     assert [new_start(old, new).find("manifests/ns/a/0")] == references(new)
@@ -375,7 +376,7 @@ def test_a_segment_that_another_stands_for_is_not_used(tier: DiskTier, job: JobP
     later = new_start(old)
     (old_name,) = later.segments
     new_name = profile.name_of_compacted([old_name], b"")
-    new = Segment([], catalog.build([Reference(0, built)]), replaces=[old_name])
+    new = Segment([], catalog.build([Reference(0, built)], NO_KEYS), replaces=[old_name])
     later.learn({new_name: new})
     assert later.segments == {new_name: new}
     assert later.find("manifests/ns/a/0") == Reference(0, built)
@@ -398,10 +399,12 @@ def test_segments_may_be_learned_in_any_order(tier: DiskTier) -> None:
 
 
 def test_what_another_segment_stands_for_long_enough_is_told_once() -> None:
-    replaced = Segment([], catalog.build([]))
+    replaced = Segment([], catalog.build([], NO_KEYS))
     job = new_start(replaced, replaced)
     names_replaced = [*job.segments]
-    new = Segment([], catalog.build([]), replaces=[*names_replaced, f"{job.prefix}gone"], written=1000.0)
+    new = Segment(
+        [], catalog.build([], NO_KEYS), replaces=[*names_replaced, f"{job.prefix}gone"], written=1000.0
+    )
     job.learn({profile.name_of_compacted(names_replaced, b""): new})
     assert job.take_replaced(1000.0) == []
     assert job.take_replaced(1001.0) == names_replaced
@@ -429,7 +432,7 @@ def test_a_damaged_reference_is_found_nowhere_and_hides_nothing(tier: DiskTier, 
     (built,) = store(tier, "a")
     job.add("ns", "a", 0)
     evil = Manifest("ns", "a", [manifest.Member("../up", b"", 0)])
-    damaged = Segment([], catalog.build([Reference(0, evil)]))
+    damaged = Segment([], catalog.build([Reference(0, evil)], NO_KEYS))
     assert new_start(damaged).find("manifests/ns/a/0") is None
     later = new_start(made(job, tier), damaged)
     assert later.find("manifests/ns/a/0") == Reference(0, built)

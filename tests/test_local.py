@@ -8,6 +8,7 @@ import pytest
 
 from s3cache import catalog, frame, local, manifest, names, pack
 from s3cache.catalog import Reference
+from s3cache.keyring import NO_KEYS
 from s3cache.local import LocalEntries
 from s3cache.manifest import Entry, Manifest, Result
 from s3cache.pack import Pack
@@ -53,12 +54,14 @@ def large(tier: DiskTier) -> Manifest:
 
 def add(tier: DiskTier, built: Manifest, slot: int = 0) -> None:
     """Add a manifest that lies by itself."""
-    tier.write(names.manifest_name(built.namespace, built.key, slot), manifest.encode(built))
+    tier.write(names.manifest_name(built.namespace, built.key, slot), manifest.encode(built, NO_KEYS))
 
 
 def add_catalog(tier: DiskTier, stamp: int, *built: Manifest) -> None:
     """Add the catalog of the segment of some time, with slot 0 of keys."""
-    tier.write(f"{PREFIX}{stamp:013d}-00000000", catalog.build([Reference(0, each) for each in built]))
+    tier.write(
+        f"{PREFIX}{stamp:013d}-00000000", catalog.build([Reference(0, each) for each in built], NO_KEYS)
+    )
 
 
 def damage(root: Path, name: str) -> None:
@@ -98,15 +101,32 @@ def members(entry: Entry | None) -> dict[str, bytes]:
 
 def test_a_manifest_that_lies_by_itself_is_found(tier: DiskTier) -> None:
     add(tier, inline(), slot=2)
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     assert found.manifest("ns", "key", 2) == inline()
     assert found.manifest("ns", "key", 0) is None
     assert found.manifest("ns2", "key", 2) is None
 
 
+def test_a_manifest_that_the_bucket_does_not_take_is_found_after_one_that_came_from_there(
+    tier: DiskTier,
+) -> None:
+    name = names.manifest_name("ns", "key", 0)
+    tier.write(names.unsent_name(name), manifest.encode(inline(OTHER), NO_KEYS))
+    entries = LocalEntries(tier, (), NO_KEYS, unsent=True)
+    assert entries.manifest("ns", "key", 0) == inline(OTHER)
+    add(tier, inline())
+    assert entries.manifest("ns", "key", 0) == inline()
+
+
+def test_what_is_said_of_the_bucket_is_not_said_of_what_it_does_not_take(tier: DiskTier) -> None:
+    name = names.manifest_name("ns", "key", 0)
+    tier.write(names.unsent_name(name), manifest.encode(inline(), NO_KEYS))
+    assert LocalEntries(tier, (), NO_KEYS).manifest("ns", "key", 0) is None
+
+
 def test_a_manifest_in_a_catalog_is_found(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline(), inline(OTHER, "other"))
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     assert found.manifest("ns", "key", 0) == inline()
     assert found.manifest("ns", "other", 0) == inline(OTHER, "other")
     assert found.manifest("ns", "key", 1) is None
@@ -116,7 +136,7 @@ def test_a_manifest_in_a_catalog_is_found(tier: DiskTier) -> None:
 def test_a_manifest_in_a_catalog_counts_before_one_by_itself(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline(OTHER))
     add(tier, inline())
-    assert LocalEntries(tier, [PREFIX]).manifest("ns", "key", 0) == inline(OTHER)
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).manifest("ns", "key", 0) == inline(OTHER)
 
 
 @pytest.mark.parametrize("is_packed_anew_here", [True, False])
@@ -129,7 +149,7 @@ def test_what_was_packed_anew_is_found_where_it_is(tier: DiskTier, is_packed_ane
     here = new if is_packed_anew_here else old
     for place in (packed.place for packed in here.frames):
         tier.write(place.name, here.data[place.offset : place.offset + place.length])
-    entry = LocalEntries(tier, [PREFIX]).find("ns", "key", 0)
+    entry = LocalEntries(tier, [PREFIX], NO_KEYS).find("ns", "key", 0)
     assert entry is not None
     assert entry.members == members
 
@@ -137,19 +157,19 @@ def test_what_was_packed_anew_is_found_where_it_is(tier: DiskTier, is_packed_ane
 def test_the_newest_catalog_counts(tier: DiskTier) -> None:
     for stamp in 2, 10, 1:
         add_catalog(tier, stamp, inline({"stamp": f"{stamp}".encode()}))
-    assert LocalEntries(tier, [PREFIX]).manifest("ns", "key", 0) == inline({"stamp": b"10"})
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).manifest("ns", "key", 0) == inline({"stamp": b"10"})
 
 
 def test_what_the_newest_catalog_lacks_is_found_in_an_older_one(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline())
     add_catalog(tier, 2, inline(OTHER, "other"))
-    assert LocalEntries(tier, [PREFIX]).manifest("ns", "key", 0) == inline()
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).manifest("ns", "key", 0) == inline()
 
 
 def test_catalogs_of_another_job_do_not_count(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline())
-    assert LocalEntries(tier, ["catalogs/jo/linux-x86_64/"]).manifest("ns", "key", 0) is None
-    assert LocalEntries(tier, ["catalogs/job/linux-aarch64/"]).manifest("ns", "key", 0) is None
+    assert LocalEntries(tier, ["catalogs/jo/linux-x86_64/"], NO_KEYS).manifest("ns", "key", 0) is None
+    assert LocalEntries(tier, ["catalogs/job/linux-aarch64/"], NO_KEYS).manifest("ns", "key", 0) is None
 
 
 # Looking again.
@@ -157,7 +177,7 @@ def test_catalogs_of_another_job_do_not_count(tier: DiskTier) -> None:
 
 def test_a_catalog_that_came_since_is_found_by_looking_again(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline(OTHER))
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     add_catalog(tier, 2, inline())
     assert found.manifest("ns", "key", 0) == inline(OTHER)
     found.look_again()
@@ -166,7 +186,7 @@ def test_a_catalog_that_came_since_is_found_by_looking_again(tier: DiskTier) -> 
 
 def test_a_catalog_that_went_since_is_forgotten_by_looking_again(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline())
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     tier.remove(f"{PREFIX}{1:013d}-00000000")
     found.look_again()
     assert found.manifest("ns", "key", 0) is None
@@ -174,7 +194,7 @@ def test_a_catalog_that_went_since_is_forgotten_by_looking_again(tier: DiskTier)
 
 def test_looking_again_reads_what_is_new_only(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     add_catalog(tier, 1, inline())
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     add_catalog(tier, 2, inline(OTHER, "other"))
     read = reads(tier, monkeypatch)
     found.look_again()
@@ -182,7 +202,7 @@ def test_looking_again_reads_what_is_new_only(tier: DiskTier, monkeypatch: pytes
 
 
 def test_a_manifest_that_came_since_is_found_at_once(tier: DiskTier) -> None:
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     add(tier, inline())
     assert found.manifest("ns", "key", 0) == inline()
 
@@ -191,17 +211,17 @@ def test_a_manifest_that_came_since_is_found_at_once(tier: DiskTier) -> None:
 
 
 def test_an_entry_of_inline_members_needs_nothing_else(tier: DiskTier) -> None:
-    entry = LocalEntries(tier, [PREFIX]).entry(inline(), 3)
+    entry = LocalEntries(tier, [PREFIX], NO_KEYS).entry(inline(), 3)
     assert entry == Entry("ns", "key", 3, "", {}, SMALL)
 
 
 def test_an_entry_has_the_members_that_are_not_on_demand(tier: DiskTier) -> None:
-    assert members(LocalEntries(tier, [PREFIX]).entry(large(tier), 0)) == LARGE
+    assert members(LocalEntries(tier, [PREFIX], NO_KEYS).entry(large(tier), 0)) == LARGE
 
 
 def test_an_entry_has_only_the_members_that_were_named(tier: DiskTier) -> None:
     built = large(tier)
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     assert members(found.entry(built, 0, ["b.cubin", "unknown"])) == {"b.cubin": LARGE["b.cubin"]}
     assert members(found.entry(built, 0, ["c.ttir"])) == {"c.ttir": b"on demand" * 1000}
     assert members(found.entry(built, 0, [])) == {}
@@ -210,11 +230,11 @@ def test_an_entry_has_only_the_members_that_were_named(tier: DiskTier) -> None:
 def test_a_frame_is_needed_for_those_that_name_its_members_only(tier: DiskTier) -> None:
     built = large(tier)
     tier.remove(built.frames[1].name)
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     assert members(found.entry(built, 0)) == LARGE
     assert found.entry(built, 0, ["c.ttir"]) is None
     tier.remove(built.frames[0].name)
-    assert LocalEntries(tier, [PREFIX]).entry(built, 0) is None
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).entry(built, 0) is None
 
 
 def test_a_frame_that_came_since_is_found_at_once(tier: DiskTier) -> None:
@@ -222,7 +242,7 @@ def test_a_frame_that_came_since_is_found_at_once(tier: DiskTier) -> None:
     data = tier.read(built.frames[0].name)
     assert data is not None
     tier.remove(built.frames[0].name)
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     assert found.entry(built, 0) is None
     tier.write(built.frames[0].name, data)
     assert members(found.entry(built, 0)) == LARGE
@@ -234,20 +254,20 @@ def test_a_frame_that_came_since_is_found_at_once(tier: DiskTier) -> None:
 def test_a_damaged_manifest_is_none(root: Path, tier: DiskTier) -> None:
     add(tier, inline())
     damage(root, "manifests/ns/key/0")
-    assert LocalEntries(tier, [PREFIX]).manifest("ns", "key", 0) is None
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).manifest("ns", "key", 0) is None
     assert not tier.has("manifests/ns/key/0")
 
 
-@pytest.mark.parametrize("data", [b"", b"no manifest", manifest.encode(inline())[:-1]])
+@pytest.mark.parametrize("data", [b"", b"no manifest", manifest.encode(inline(), NO_KEYS)[:-1]])
 def test_what_is_no_manifest_is_none(tier: DiskTier, data: bytes) -> None:
     tier.write("manifests/ns/key/0", data)
-    assert LocalEntries(tier, [PREFIX]).manifest("ns", "key", 0) is None
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).manifest("ns", "key", 0) is None
 
 
 def test_the_manifest_of_another_key_is_none(tier: DiskTier) -> None:
-    tier.write("manifests/ns/key/0", manifest.encode(inline(key="other")))
-    tier.write("manifests/ns2/key/0", manifest.encode(inline()))
-    found = LocalEntries(tier, [PREFIX])
+    tier.write("manifests/ns/key/0", manifest.encode(inline(key="other"), NO_KEYS))
+    tier.write("manifests/ns2/key/0", manifest.encode(inline(), NO_KEYS))
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     assert found.manifest("ns", "key", 0) is None
     assert found.manifest("ns2", "key", 0) is None
 
@@ -256,19 +276,19 @@ def test_the_manifest_of_another_key_is_none(tier: DiskTier) -> None:
 def test_what_is_no_catalog_is_left_out(tier: DiskTier, data: bytes) -> None:
     add_catalog(tier, 1, inline())
     tier.write(f"{PREFIX}{2:013d}-00000000", data)
-    assert LocalEntries(tier, [PREFIX]).manifest("ns", "key", 0) == inline()
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).manifest("ns", "key", 0) == inline()
 
 
 def test_a_damaged_catalog_is_left_out(root: Path, tier: DiskTier) -> None:
     add_catalog(tier, 1, inline())
     add_catalog(tier, 2, inline(OTHER))
     damage(root, f"{PREFIX}{2:013d}-00000000")
-    assert LocalEntries(tier, [PREFIX]).manifest("ns", "key", 0) == inline()
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).manifest("ns", "key", 0) == inline()
 
 
 def test_a_reference_that_names_what_it_may_not_is_none(tier: DiskTier) -> None:
     add_catalog(tier, 1, inline({}), Manifest("ns", "evil", [manifest.Member("../up", b"", 0)]))
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     assert found.manifest("ns", "evil", 0) is None
     assert found.manifest("ns", "key", 0) == inline({})
 
@@ -276,7 +296,7 @@ def test_a_reference_that_names_what_it_may_not_is_none(tier: DiskTier) -> None:
 def test_a_damaged_frame_is_none(root: Path, tier: DiskTier) -> None:
     built = large(tier)
     damage(root, built.frames[0].name)
-    assert LocalEntries(tier, [PREFIX]).entry(built, 0) is None
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).entry(built, 0) is None
     assert not tier.has(built.frames[0].name)
 
 
@@ -284,13 +304,13 @@ def test_a_damaged_frame_is_none(root: Path, tier: DiskTier) -> None:
 def test_a_frame_that_holds_something_else_is_none(tier: DiskTier, size: int) -> None:
     built = large(tier)
     replace(tier, built.frames[0].name, frame.compress(bytes(size)))
-    assert LocalEntries(tier, [PREFIX]).entry(built, 0) is None
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).entry(built, 0) is None
 
 
 def test_what_is_no_frame_is_none(tier: DiskTier) -> None:
     built = large(tier)
     replace(tier, built.frames[0].name, b"no frame")
-    assert LocalEntries(tier, [PREFIX]).entry(built, 0) is None
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).entry(built, 0) is None
 
 
 # Memory.
@@ -313,7 +333,7 @@ def test_neighbours_in_a_frame_are_read_from_the_disk_once(
     ]
     manifests = packed(tier, *results).manifests
     read = reads(tier, monkeypatch)
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     for built, result in zip(manifests, results, strict=True):
         assert members(found.entry(built, 0)) == result.members
     assert read == [manifests[0].frames[0].name]
@@ -321,7 +341,7 @@ def test_neighbours_in_a_frame_are_read_from_the_disk_once(
 
 def test_what_is_kept_of_grown_frames_is_bounded(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "GROWN_BYTES", 10_000)
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     for built in frames_of(tier, [3000] * 20):
         assert found.entry(built, 0) is not None
         assert sum(map(len, found._grown.values())) <= 10_000
@@ -333,7 +353,7 @@ def test_a_frame_larger_than_the_bound_is_the_only_one_that_is_kept(
 ) -> None:
     monkeypatch.setattr(local, "GROWN_BYTES", 10_000)
     small, large, last = frames_of(tier, [3000, 20_000, 3000])
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     for built in small, large:
         assert found.entry(built, 0) is not None
     assert [*found._grown] == [large.frames[0].name]
@@ -346,7 +366,7 @@ def test_the_frame_that_was_not_used_for_longest_goes_first(
 ) -> None:
     monkeypatch.setattr(local, "GROWN_BYTES", 10_000)
     built = frames_of(tier, [3000] * 4)
-    found = LocalEntries(tier, [PREFIX])
+    found = LocalEntries(tier, [PREFIX], NO_KEYS)
     for number in 0, 1, 2, 0, 3:
         assert found.entry(built[number], 0) is not None
     assert [*found._grown] == [built[number].frames[0].name for number in (2, 0, 3)]
@@ -356,5 +376,5 @@ def test_frames_on_disk_count_as_used_when_they_are_read(root: Path, tier: DiskT
     built = large(tier)
     path = root / "objects" / built.frames[0].name
     os.utime(path, (1000, 1000))
-    assert LocalEntries(tier, [PREFIX]).entry(built, 0) is not None
+    assert LocalEntries(tier, [PREFIX], NO_KEYS).entry(built, 0) is not None
     assert path.stat().st_mtime > 1000

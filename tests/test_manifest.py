@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3cache import envelope, frame, manifest
+from s3cache import envelope, frame, manifest, pack
 from s3cache.digest import DIGEST_BYTES, raw_digest_of
-from s3cache.errors import Corrupt, InvalidName
+from s3cache.errors import Corrupt, InvalidName, TooLarge
+from s3cache.keyring import NO_KEYS
 from s3cache.manifest import Manifest, Member, Place, Result
 
 SMALL = {"a.json": b"{}", "dir/b.bin": b"\0" * 100}
@@ -25,7 +26,11 @@ plain_names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 def sealed(**changes: object) -> bytes:
     """Return the bytes of a manifest with some fields changed to what `build` would not make."""
     fields = {"namespace": "ns", "key": "key", "members": [], **changes}
-    return envelope.seal(msgspec.convert(fields, Manifest))
+    return in_envelope(msgspec.convert(fields, Manifest))
+
+
+def in_envelope(body: object) -> bytes:
+    return envelope.seal("manifest", msgspec.msgpack.encode(body), NO_KEYS)
 
 
 def inline(result: Result) -> Manifest:
@@ -70,7 +75,7 @@ def test_a_result_comes_back_as_it_was_built(
     result = Result(namespace, key, members, variant, requires, 1.5, frozenset({"of no member!"}))
     built = manifest.inline(result, {"w": "1"})
     assert built is not None
-    found = manifest.decode(manifest.encode(built))
+    found = manifest.decode(manifest.encode(built, NO_KEYS), NO_KEYS)
     assert found == built
     assert (found.namespace, found.key, found.requires) == (namespace, key, requires)
     assert (found.cost_seconds, found.writer) == (1.5, {"w": "1"})
@@ -78,7 +83,7 @@ def test_a_result_comes_back_as_it_was_built(
 
 
 def test_a_manifest_of_members_in_a_pack_comes_back_as_it_was_built() -> None:
-    assert manifest.decode(manifest.encode(in_pack())) == in_pack()
+    assert manifest.decode(manifest.encode(in_pack(), NO_KEYS), NO_KEYS) == in_pack()
 
 
 def test_a_member_is_its_part_of_what_its_frame_grows_to() -> None:
@@ -189,18 +194,18 @@ def test_names_that_may_not_be_are_not_built(result: Result) -> None:
 @pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/../../b", "", "a\0b", "a" * 2000])
 def test_a_member_that_would_leave_its_folder_is_corrupt(name: str) -> None:
     with pytest.raises(Corrupt, match="member"):
-        manifest.decode(sealed(members=[in_frame(name)], frames=[PLACE]))
+        manifest.decode(sealed(members=[in_frame(name)], frames=[PLACE]), NO_KEYS)
 
 
 @pytest.mark.parametrize("length", [0, DIGEST_BYTES - 1, DIGEST_BYTES + 1, 64])
 def test_a_digest_of_a_wrong_length_is_corrupt(length: int) -> None:
     with pytest.raises(Corrupt, match="digest"):
-        manifest.decode(sealed(members=[in_frame(digest=b"d" * length)], frames=[PLACE]))
+        manifest.decode(sealed(members=[in_frame(digest=b"d" * length)], frames=[PLACE]), NO_KEYS)
 
 
 def test_a_namespace_that_may_not_be_is_corrupt() -> None:
     with pytest.raises(Corrupt, match="namespace"):
-        manifest.decode(sealed(namespace="../ns"))
+        manifest.decode(sealed(namespace="../ns"), NO_KEYS)
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,9 @@ class Lie:
 
 @pytest.mark.parametrize("told", [Lie(size=1000), Lie(start=1000), Lie(start=400, size=600)], ids=str)
 def test_a_member_may_reach_to_the_end_of_its_frame(told: Lie) -> None:
-    manifest.decode(sealed(members=[in_frame("a", told.start, told.size, told.number)], frames=[PLACE]))
+    manifest.decode(
+        sealed(members=[in_frame("a", told.start, told.size, told.number)], frames=[PLACE]), NO_KEYS
+    )
 
 
 @pytest.mark.parametrize(
@@ -236,12 +243,14 @@ def test_a_member_may_reach_to_the_end_of_its_frame(told: Lie) -> None:
 )
 def test_a_member_that_leaves_its_frame_is_corrupt(told: Lie) -> None:
     with pytest.raises(Corrupt, match="member"):
-        manifest.decode(sealed(members=[in_frame("a", told.start, told.size, told.number)], frames=[PLACE]))
+        manifest.decode(
+            sealed(members=[in_frame("a", told.start, told.size, told.number)], frames=[PLACE]), NO_KEYS
+        )
 
 
 def test_a_member_of_a_manifest_without_frames_lies_nowhere() -> None:
     with pytest.raises(Corrupt, match="no frame"):
-        manifest.decode(sealed(members=[in_frame()]))
+        manifest.decode(sealed(members=[in_frame()]), NO_KEYS)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +270,14 @@ def test_a_member_of_a_manifest_without_frames_lies_nowhere() -> None:
 )
 def test_a_frame_that_cannot_be_is_corrupt(place: Place) -> None:
     with pytest.raises(Corrupt):
-        manifest.decode(sealed(frames=[PLACE, place]))
+        manifest.decode(sealed(frames=[PLACE, place]), NO_KEYS)
 
 
 @pytest.mark.parametrize("size", [-1, manifest.INLINE_CONTENT_BYTES + 1])
 def test_an_inline_member_of_a_size_that_cannot_be_is_corrupt(size: int) -> None:
     member = Member("a", PACK, size, inline=frame.compress(b""))
     with pytest.raises(Corrupt, match="member"):
-        manifest.decode(sealed(members=[member]))
+        manifest.decode(sealed(members=[member]), NO_KEYS)
 
 
 def test_an_inline_member_that_does_not_match_its_digest_is_corrupt() -> None:
@@ -298,44 +307,42 @@ def test_a_manifest_of_a_later_version_may_say_more() -> None:
         more: str
 
     later = Later(namespace="ns", key="key", members=[], more="new")
-    assert manifest.decode(envelope.seal(later)).key == "key"
+    assert manifest.decode(in_envelope(later), NO_KEYS).key == "key"
 
 
 def test_members_and_frames_of_a_later_version_may_say_more() -> None:
     place = [PACK, 0, 900, 1000, "new"]
     member = ["a", PACK, 10, False, None, 0, 0, "new"]
     body = {"namespace": "ns", "key": "key", "members": [member], "frames": [place]}
-    found = manifest.decode(msgspec.msgpack.encode({"body": msgspec.msgpack.encode(body)}))
+    found = manifest.decode(in_envelope(body), NO_KEYS)
     assert (found.members, found.frames) == ([in_frame("a", size=10)], [PLACE])
 
 
-def test_there_is_room_for_a_signature_and_for_key_components() -> None:
-    body = msgspec.msgpack.encode(Manifest("ns", "key", [], components=["torch 2.13"]))
-    signed = msgspec.msgpack.encode({"body": body, "signature": b"s" * 64})
-    assert manifest.decode(signed).components == ["torch 2.13"]
+def test_there_is_room_for_key_components() -> None:
+    assert manifest.decode(sealed(components=["torch 2.13"]), NO_KEYS).components == ["torch 2.13"]
 
 
 @given(st.binary())
 def test_any_bytes_are_corrupt(data: bytes) -> None:
     with pytest.raises(Corrupt):
-        manifest.decode(data)
+        manifest.decode(data, NO_KEYS)
 
 
 @given(st.integers(0))
 def test_a_truncated_manifest_is_corrupt(length: int) -> None:
     for built in inline(Result("ns", "key", SMALL)), in_pack():
-        data = manifest.encode(built)
+        data = manifest.encode(built, NO_KEYS)
         with pytest.raises(Corrupt):
-            manifest.decode(data[: length % len(data)])
+            manifest.decode(data[: length % len(data)], NO_KEYS)
 
 
 @given(st.integers(0), st.integers(0, 255))
 def test_a_changed_byte_is_corrupt_or_yields_what_may_be(place: int, value: int) -> None:
     for built in inline(Result("ns", "key", SMALL, requires={"isa": "avx2"})), in_pack():
-        data = bytearray(manifest.encode(built))
+        data = bytearray(manifest.encode(built, NO_KEYS))
         data[place % len(data)] = value
         try:
-            found = manifest.decode(bytes(data))
+            found = manifest.decode(bytes(data), NO_KEYS)
             for member in found.members:
                 assert ".." not in member.name.split("/")
                 if member.inline is not None:
@@ -351,11 +358,32 @@ def test_a_changed_byte_is_corrupt_or_yields_what_may_be(place: int, value: int)
 @pytest.mark.parametrize("nesting", [b"\x91", b"\x81\xa1x"])
 def test_deep_nesting_is_corrupt(nesting: bytes) -> None:
     with pytest.raises(Corrupt):
-        manifest.decode(b"\x81\xa1x" + nesting * 100_000 + b"\xc0")
+        manifest.decode(b"\x81\xa1x" + nesting * 100_000 + b"\xc0", NO_KEYS)
 
 
 @pytest.mark.parametrize("nesting", [b"\x91", b"\x81\xa1x"])
 def test_deep_nesting_in_the_body_is_corrupt(nesting: bytes) -> None:
     body = b"\x81\xa1x" + nesting * 100_000 + b"\xc0"
     with pytest.raises(Corrupt):
-        manifest.decode(msgspec.msgpack.encode({"body": body}))
+        manifest.decode(envelope.seal("manifest", body, NO_KEYS), NO_KEYS)
+
+
+def test_what_no_reader_would_take_is_not_made() -> None:
+    many = {f"{number}": b"" for number in range(manifest.MEMBERS + 1)}
+    long = {"a" * 128 + f"/{number}": b"" for number in range(1800)}
+    for result in Result("ns", "key", many), Result("ns", "key", long), Result("ns", "k" * (1 << 20), {}):
+        with pytest.raises(TooLarge):
+            manifest.check_result(result)
+
+
+def test_the_largest_manifest_that_is_made_is_taken() -> None:
+    members = {f"{number:0100}": b"" for number in range(1700)}
+    made = pack.build([Result("ns", "key", members)], {})
+    assert len(manifest.encode(made.manifests[0], NO_KEYS)) <= manifest.MANIFEST_BYTES
+
+
+@given(st.integers(manifest.MEMBERS + 1, 2**32 - 1))
+def test_a_manifest_of_more_members_is_refused_unread(count: int) -> None:
+    body = b"\x83\xa9namespace\xa2ns\xa3key\xa3key\xa7members\xdd" + count.to_bytes(4)
+    with pytest.raises(Corrupt):
+        manifest.decode(envelope.seal("manifest", body + b"\x93" * 10, NO_KEYS), NO_KEYS)

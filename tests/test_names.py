@@ -119,3 +119,10 @@ def test_the_catalog_of_a_segment_lies_among_the_catalogs_of_its_job(job: str) -
 
 def test_a_job_that_is_called_profiles_keeps_its_name_among_the_catalogs() -> None:
     assert names.catalog_name("profiles/profiles/linux-x86_64/1") == "catalogs/profiles/linux-x86_64/1"
+
+
+@given(st.text())
+def test_what_is_printed_steers_no_terminal(text: str) -> None:
+    assert names.printable(text).isprintable()
+    assert names.printable("Python 3.11, triton 3.6") == "Python 3.11, triton 3.6"
+    assert "\x1b" not in names.printable("\x1b[2J")

@@ -16,6 +16,7 @@ from s3cache.cache import Cache
 from s3cache.catalog import Reference
 from s3cache.digest import DIGEST_BYTES
 from s3cache.errors import Busy, Forbidden, StoreError, Unreachable
+from s3cache.keyring import NO_KEYS
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Place, Result
@@ -40,7 +41,7 @@ class Bucket(WatchedBucket):
     def new_machine(self, store: ObjectStore | None = None) -> tuple[Cache, DiskTier]:
         """Return the cache and the disk of a machine that has nothing yet."""
         tier = self.new_tier(256 << 20)
-        return Cache(store or self.store, tier, Machine()), tier
+        return Cache(store or self.store, tier, Machine(), NO_KEYS), tier
 
     def add_pack(self, seed: int, frames: int = 1) -> Pack:
         """Add a pack of so many frames, each of its own namespace."""
@@ -57,10 +58,11 @@ class Bucket(WatchedBucket):
         manifests = [built for made in packs for built in made.manifests]
         segment = Segment(
             [packed for made in packs for packed in made.frames],
-            catalog.build([Reference(0, built) for built in manifests]),
+            catalog.build([Reference(0, built) for built in manifests], NO_KEYS),
             list(replaces),
+            profile=PREFIX,
         )
-        data = profile.encode(segment)
+        data = profile.encode(segment, NO_KEYS)
         name = profile.segment_name(PREFIX, number, data)
         self.objects[name] = data
         return name
@@ -72,7 +74,7 @@ class Bucket(WatchedBucket):
                 packed.place.offset : packed.place.offset + packed.place.length
             ]
             for name in segments
-            for packed in profile.decode(name, self.objects[name]).frames
+            for packed in profile.decode(name, self.objects[name], NO_KEYS).frames
         }
         self.objects[names.prelude_name(PREFIX)] = prelude.encode(
             Prelude(
@@ -178,7 +180,7 @@ async def test_what_the_profile_names_is_found_on_the_disk(bucket: Bucket) -> No
     cache, tier = bucket.new_machine()
     segments = await read_profile(cache, bucket.store, PREFIX)
     await bring(cache, worth_fetching(segments.values(), Machine(), (), ROOM), Progress())
-    found = LocalEntries(tier, names.catalog_prefixes("job", "linux-x86_64"))
+    found = LocalEntries(tier, names.catalog_prefixes("job", "linux-x86_64"), NO_KEYS)
     for number, built in enumerate(made.manifests):
         assert found.manifest(f"ns{number}", "1", 0) == built
         entry = found.entry(built, 0)
@@ -190,7 +192,7 @@ async def test_what_the_profile_names_is_found_on_the_disk(bucket: Bucket) -> No
 
 
 async def open_and_bring(bucket: Bucket, cache: Cache) -> dict[str, Segment]:
-    segments, held = await open_profile(cache, bucket.store, PREFIX)
+    segments, _, held = await open_profile(cache, bucket.store, PREFIX)
     copies = held.frames if held else None
     await bring(cache, worth_fetching(segments.values(), Machine(), (), ROOM), Progress(), copies)
     return segments

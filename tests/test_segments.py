@@ -13,12 +13,15 @@ from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs
 from s3cache.agent.segments import SegmentWriter
 from s3cache.cache import Cache
+from s3cache.catalog import Catalog
 from s3cache.compaction import FRAGMENTS, SEGMENTS, UNUSED_STARTS
+from s3cache.counts import HighestCounts
 from s3cache.errors import Busy, Forbidden, Unreachable
+from s3cache.keyring import NO_KEYS
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Result
-from s3cache.names import catalog_prefixes, prelude_name
+from s3cache.names import catalog_prefixes, pack_name, prelude_name
 from s3cache.prefetch import Progress, bring, open_profile, read_profile, worth_fetching
 from s3cache.prelude import PRELUDE_BYTES, useful_bytes
 from s3cache.tier import DiskTier
@@ -49,15 +52,17 @@ class Start:
 
     def __init__(self, store: RecordingStore, tier: DiskTier) -> None:
         self.tier = tier
-        self.cache = Cache(store, tier, Machine())
+        self.cache = Cache(store, tier, Machine(), NO_KEYS)
         self._store = store
-        jobs = Jobs()
+        jobs = Jobs(NO_KEYS)
         self.job: JobProfile = jobs.profile("job")
-        self.writer = SegmentWriter(self.cache, store, tier, jobs, {})
+        self.writer = SegmentWriter(
+            self.cache, store, tier, jobs, HighestCounts(tier._objects.parent / "counts"), {}
+        )
 
     async def warm(self) -> None:
         """Fetch what the profile names."""
-        segments, prelude = await open_profile(self.cache, self._store, self.job.prefix)
+        segments, _, prelude = await open_profile(self.cache, self._store, self.job.prefix)
         self.job.learn(segments)
         self.job.is_known = True
         if prelude and self.job.segments:
@@ -82,12 +87,12 @@ class Start:
     async def end_without_compaction(self) -> None:
         segment = self.job.next_segment(self.tier, {})
         assert segment is not None
-        data = profile.encode(segment)
+        data = profile.encode(segment, NO_KEYS)
         assert await self._store.create(profile.new_segment_name(self.job.prefix, data), data)
 
     def here(self) -> dict[str, bytes]:
         """Return the kernels that are on disk."""
-        entries = LocalEntries(self.tier, catalog_prefixes("job", self.job.platform))
+        entries = LocalEntries(self.tier, catalog_prefixes("job", self.job.platform), NO_KEYS)
         found: dict[str, bytes] = {}
         for key in KERNELS:
             manifest = entries.manifest("triton", key, 0)
@@ -373,3 +378,69 @@ async def test_kernels_that_are_no_longer_used_leave_the_profile(bucket: Bucket)
     assert not set(keys[1:5]) & set(here)
     # They are still in the bucket.
     assert await machine.cache.get("triton", keys[1]) is not None
+
+
+# What a clean-up has taken
+
+
+async def test_a_segment_names_nothing_that_the_bucket_has_no_more(bucket: Bucket) -> None:
+    """The disk of a machine has it still: it is used there, and nobody else is sent for it."""
+    first = await start(bucket, "kernel-00", "kernel-01")
+    bucket.memory.objects.clear()
+    again = Start(bucket.store, first.tier)
+    await again.use("kernel-02")
+    again.job.add("triton", "kernel-00", 0)
+    again.job.add("triton", "kernel-01", 0)
+    await again.end()
+    (segment,) = bucket.segments()
+    named = Catalog(
+        profile.decode(segment, bucket.memory.objects[segment], NO_KEYS).catalog, NO_KEYS
+    ).references()
+    assert [reference.manifest.key for reference in named] == ["kernel-02"]
+
+
+async def test_a_segment_names_what_the_bucket_has_by_now(bucket: Bucket) -> None:
+    """It was collected, and stored anew by another machine, in another pack."""
+    first = await start(bucket, "kernel-00")
+    bucket.memory.objects.clear()
+    await start(bucket, "kernel-00")
+    (pack,) = bucket.packs()
+    for name in bucket.segments():
+        del bucket.memory.objects[name]
+    again = Start(bucket.store, first.tier)
+    again.cache.drop_catalogs(again.job.prefix, but=[])
+    again.job.add("triton", "kernel-00", 0)
+    await again.end()
+    (segment,) = bucket.segments()
+    (named,) = Catalog(
+        profile.decode(segment, bucket.memory.objects[segment], NO_KEYS).catalog, NO_KEYS
+    ).references()
+    assert [pack_name(place.pack) for place in named.places] == [pack]
+
+
+async def test_what_came_from_the_bucket_is_not_asked_for_again(bucket: Bucket) -> None:
+    await start(bucket, "kernel-00")
+    for name in bucket.segments():
+        del bucket.memory.objects[name]
+    other = bucket.new_machine()
+    assert await other.cache.get("triton", "kernel-00")
+    other.job.add("triton", "kernel-00", 0)
+    bucket.store.requests.clear()
+    await other.end()
+    assert bucket.segments()
+    assert not any(request.startswith("GET manifests/") for request in bucket.store.requests)
+
+
+async def test_of_many_a_sample_is_asked_for(bucket: Bucket) -> None:
+    keys = list(KERNELS)
+    first = await start(bucket, *keys)
+    for name in bucket.segments():
+        del bucket.memory.objects[name]
+    again = Start(bucket.store, first.tier)
+    for key in keys:
+        again.job.add("triton", key, 0)
+    bucket.store.requests.clear()
+    await again.end()
+    asked = [request for request in bucket.store.requests if request.startswith("GET manifests/")]
+    assert 0 < len(asked) < len(keys)
+    assert bucket.segments()

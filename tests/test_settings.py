@@ -26,6 +26,7 @@ def test_a_url_alone_is_enough(home: Path) -> None:
         report=None,
         exclude=frozenset(),
         deadline_seconds=120.0,
+        pin=False,
     )
 
 
@@ -38,6 +39,7 @@ def test_every_setting_is_read_from_its_variable(tmp_path: Path) -> None:
         S3CACHE_REPORT=str(tmp_path / "report.json"),
         S3CACHE_EXCLUDE="triton, fx-graph,,",
         S3CACHE_DEADLINE="0.5",
+        S3CACHE_PIN="1",
     )
     assert found == Settings(
         url="s3://bucket/prefix",
@@ -48,6 +50,7 @@ def test_every_setting_is_read_from_its_variable(tmp_path: Path) -> None:
         report=tmp_path / "report.json",
         exclude=frozenset({"triton", "fx-graph"}),
         deadline_seconds=0.5,
+        pin=True,
     )
 
 
@@ -59,7 +62,7 @@ def test_the_process_s_own_environment_and_command_are_the_default(monkeypatch: 
 
 
 def test_an_empty_value_is_the_default() -> None:
-    names = "DIR", "DISK_LIMIT", "MODE", "JOB", "REPORT", "EXCLUDE", "DEADLINE"
+    names = "DIR", "DISK_LIMIT", "MODE", "JOB", "REPORT", "EXCLUDE", "DEADLINE", "PIN"
     assert settings(**{f"S3CACHE_{name}": "" for name in names}) == settings()
 
 
@@ -97,6 +100,8 @@ def test_a_job_whose_name_is_no_utf8_has_a_name_that_is() -> None:
         ("S3CACHE_MODE", "readonly"),
         ("S3CACHE_MODE", "READ-ONLY"),
         ("S3CACHE_MODE", "1"),
+        ("S3CACHE_PIN", "2"),
+        ("S3CACHE_PIN", "true"),
         ("S3CACHE_DIR", "~nobody-of-that-name/cache"),
     ],
 )
@@ -204,3 +209,11 @@ def test_no_test_sees_the_environment_of_the_user(home: Path) -> None:
     seen = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3CACHE_"))}
     assert seen == {"AWS_EC2_METADATA_DISABLED": "true"}
     assert Path.home() == home
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "true"])
+def test_whether_a_group_shares_the_folder_is_0_or_1(value: str) -> None:
+    assert not settings().shared_group
+    assert settings(S3CACHE_SHARED_GROUP="1").shared_group
+    with pytest.raises(SettingsError, match="S3CACHE_SHARED_GROUP"):
+        settings(S3CACHE_SHARED_GROUP=value)

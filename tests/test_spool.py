@@ -57,8 +57,8 @@ def fill(spool: Spool) -> int:
 
 def test_a_result_comes_back_as_it_was_added(spool: Spool, folder: Path) -> None:
     spool.add(put_of(1))
-    (path,) = Spool(folder, 0).pending()
-    assert Spool(folder, 0).load(path) == put_of(1)
+    (path,) = Spool(folder, 1 << 20).pending()
+    assert Spool(folder, 1 << 20).load(path) == put_of(1)
 
 
 def test_a_spool_that_was_never_used_has_nothing_and_makes_no_folder(spool: Spool, folder: Path) -> None:
@@ -187,7 +187,7 @@ def test_processes_that_add_at_once_do_not_meet(folder: Path) -> None:
     processes = [dying.start(writers.spool_at_one_moment, folder, number) for number in range(4)]
     for process in processes:
         process.join()
-    assert sorted(numbers_in(Spool(folder, 0))) == [0, 1, 2, 3]
+    assert sorted(numbers_in(Spool(folder, 1 << 20))) == [0, 1, 2, 3]
 
 
 def test_kill_9_before_any_line_of_an_add_leaves_all_of_it_or_nothing(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_kill_9_before_any_line_of_an_add_leaves_all_of_it_or_nothing(folder: Pa
         shutil.rmtree(folder, ignore_errors=True)
         Spool(folder, 1 << 20).add(put_of(1))
         died = dying.die_before_line(line, spools, writers.spool_one, folder, 2)
-        outcomes.append(numbers_in(Spool(folder, 0)))
+        outcomes.append(numbers_in(Spool(folder, 1 << 20)))
         if not died:
             break
     assert not died
@@ -212,7 +212,7 @@ def test_kill_9_at_random_moments_loses_nothing_that_was_added(folder: Path, tmp
         process = dying.start(writers.spool_for_ever, folder, first, log)
         dying.kill_within(0.05, [process], randomly)
     acknowledged = [int(line) for line in log.read_text().splitlines()]
-    found = numbers_in(Spool(folder, 0))
+    found = numbers_in(Spool(folder, 1 << 20))
     assert len(acknowledged) > 50
     assert set(acknowledged) <= set(found)
     assert len(found) == len(set(found)) <= len(acknowledged) + 20

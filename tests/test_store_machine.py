@@ -22,6 +22,7 @@ from s3cache import manifest, names, pack
 from s3cache.cache import Cache
 from s3cache.digest import raw_digest_of
 from s3cache.errors import Corrupt, S3CacheError
+from s3cache.keyring import NO_KEYS
 from s3cache.machine import Machine
 from s3cache.manifest import Entry, Manifest, Place, Result
 from s3cache.namespaces import Rule, rule_of
@@ -135,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
     def new_cache(self, number: int) -> Cache:
         machine = Machine()
         machine.learn("isa", lambda: ISAS[number])
-        return Cache(self.bucket, self.tier(number), machine)
+        return Cache(self.bucket, self.tier(number), machine, NO_KEYS)
 
     def variants(
         self, machine: int, key: tuple[str, str], members: Collection[str] | None = None
@@ -166,7 +167,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def manifest(self, key: tuple[str, str], slot: int) -> Manifest:
         """Return the manifest that was stored in a slot."""
-        return manifest.decode(self.bucket.pristine[names.manifest_name(*key, slot)])
+        return manifest.decode(self.bucket.pristine[names.manifest_name(*key, slot)], NO_KEYS)
 
     def is_intact(self, key: tuple[str, str], slot: int) -> bool:
         """Return whether the bucket has all that a slot's entry needs."""
@@ -315,7 +316,7 @@ class StoreMachine(RuleBasedStateMachine):
         for name, data in self.bucket.objects.items():
             if name.startswith("manifests/") and data != self.bucket.pristine[name]:
                 with suppress(Corrupt):
-                    manifest.decode(data)
+                    manifest.decode(data, NO_KEYS)
                     raise AssertionError("the damage does not show")
 
 

@@ -128,6 +128,6 @@ async def _bucket_on(server: Server) -> AsyncIterator[Bucket]:
 
 
 async def _emptied(bucket: Bucket) -> Bucket:
-    for name in [name async for name in bucket.list("")]:
+    for name in [listed.name async for listed in bucket.list("")]:
         await bucket.delete(name)
     return bucket

@@ -15,7 +15,10 @@ from s3cache.agent.protocol import Hello
 from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
+from s3cache.counts import HighestCounts
 from s3cache.errors import Forbidden, Unreachable
+from s3cache.keyring import NO_KEYS
+from s3cache.local import LocalEntries
 from s3cache.machine import Machine
 from s3cache.manifest import Result
 from s3cache.spool import Put, Spool
@@ -37,12 +40,12 @@ class Agent:
         self.faulty = FaultyStore(self.memory)
         self.store = RecordingStore(self.faulty)
         self.spool = Spool(folder / "spool", 1 << 30)
-        self.jobs = Jobs()
+        self.jobs = Jobs(NO_KEYS)
         self.jobs.run(Hello("run", "job", None))
         objects = BreakerStore(self.store)
-        tier = DiskTier(folder / "tier", 1 << 30)
-        cache = Cache(objects, tier, Machine())
-        segments = SegmentWriter(cache, objects, tier, self.jobs, {})
+        self.tier = DiskTier(folder / "tier", 1 << 30)
+        cache = Cache(objects, self.tier, Machine(), NO_KEYS)
+        segments = SegmentWriter(cache, objects, self.tier, self.jobs, HighestCounts(folder / "counts"), {})
         self.uploader = Uploader(self.spool, cache, objects, self.jobs, segments)
 
     def put(self, *keys: str, namespace: str = "ns") -> None:
@@ -162,6 +165,32 @@ async def test_what_cannot_be_stored_now_stays_in_the_spool(agent: Agent) -> Non
         await agent.uploader.flush()
     assert agent.uploader.pending == 1
     assert agent.jobs.runs["run", "job"].take_warning() == "why"
+
+
+async def test_what_the_bucket_does_not_take_is_on_this_machine_and_is_stored_later(agent: Agent) -> None:
+    agent.faulty.fail("create", Unreachable("why"))
+    agent.put("a")
+    async with running(agent):
+        await agent.uploader.flush()
+        found = LocalEntries(agent.tier, (), NO_KEYS, unsent=True).find("ns", "a", 0)
+        assert (found.members if found else None) == {"binary": b"a" + CONTENT}
+        assert agent.stored() == set()
+        await agent.uploader.flush()
+    assert agent.stored() == {"a"}
+
+
+async def test_what_is_refused_by_a_bucket_that_took_something_before_stays_in_the_spool(
+    agent: Agent,
+) -> None:
+    async with running(agent):
+        agent.put("a")
+        await agent.uploader.flush()
+        agent.faulty.fail("create", Forbidden("why"))
+        agent.put("b")
+        await agent.uploader.flush()
+        assert agent.uploader.pending == 1
+        await agent.uploader.flush()
+    assert agent.stored() == {"a", "b"}
 
 
 async def test_what_may_not_be_stored_is_dropped_and_the_job_is_told(agent: Agent) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import anyio
 
 from s3cache.errors import StoreError
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 from s3cache.stores.memory import MemoryStore
 from s3cache.stores.wrapper import WrapperStore
 from s3cache.tier import DiskTier
@@ -31,10 +31,10 @@ class LatencyStore(WrapperStore):
         await anyio.sleep(self._seconds)
         return await super().create(name, data)
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
         await anyio.sleep(self._seconds)
-        async for name in super().list(prefix):
-            yield name
+        async for listed in super().list(prefix):
+            yield listed
 
     async def delete(self, name: str) -> None:
         await anyio.sleep(self._seconds)
@@ -42,32 +42,57 @@ class LatencyStore(WrapperStore):
 
 
 class FaultyStore(WrapperStore):
-    """Fails when it was told to, before or after the request had its effect."""
+    """Fails, or lies, when it was told to."""
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
         self._faults: dict[str, deque[tuple[StoreError, bool]]] = {}
+        self._damaged: set[str] = set()
+        self._denials = 0
+        self._repetitions = 0
 
     def fail(self, method: str, error: StoreError, *, reply_lost: bool = False) -> None:
         """Let one call of a method raise `error`; with `reply_lost`, what it asked for is done."""
         self._faults.setdefault(method, deque()).append((error, reply_lost))
+
+    def damage(self, name: str) -> None:
+        """Let the next content of an object be damaged on its way."""
+        self._damaged.add(name)
+
+    def deny(self) -> None:
+        """Say of the next object that is to be created that there is one, and do not create it."""
+        self._denials += 1
+
+    def repeat(self) -> None:
+        """Create the next object twice, as who does not get the reply to the first time."""
+        self._repetitions += 1
 
     def forgive(self) -> None:
         """Fail no more."""
         self._faults.clear()
 
     async def get(self, name: str, part: range | None = None) -> bytes:
-        return await self._call("get", lambda: self.inner.get(name, part))
+        content = await self._call("get", lambda: self.inner.get(name, part))
+        if name in self._damaged:
+            self._damaged.remove(name)
+            return content[:-1] + bytes([content[-1] ^ 1])
+        return content
 
     async def create(self, name: str, data: bytes) -> bool:
+        if self._denials:
+            self._denials -= 1
+            return False
+        if self._repetitions:
+            self._repetitions -= 1
+            await self.inner.create(name, data)
         return await self._call("create", lambda: self.inner.create(name, data))
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        async def collect() -> list[str]:
-            return [name async for name in self.inner.list(prefix)]
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        async def collect() -> list[Listed]:
+            return [listed async for listed in self.inner.list(prefix)]
 
-        for name in await self._call("list", collect):
-            yield name
+        for listed in await self._call("list", collect):
+            yield listed
 
     async def delete(self, name: str) -> None:
         await self._call("delete", lambda: self.inner.delete(name))
@@ -117,7 +142,7 @@ class RecordingStore(WrapperStore):
             await self._put_gate.wait()
         return await super().create(name, data)
 
-    def list(self, prefix: str) -> AsyncIterator[str]:
+    def list(self, prefix: str) -> AsyncIterator[Listed]:
         self.requests.append(f"LIST {prefix}")
         return super().list(prefix)
 

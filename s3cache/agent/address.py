@@ -26,4 +26,6 @@ def agent_directory(settings: Settings, environ: Mapping[str, str] | None = None
     identity = [protocol.VERSION, os.uname().nodename, str(os.getuid())]
     identity += [settings.url, settings.mode.value, str(settings.disk_limit), *sorted(settings.exclude)]
     identity += [f"{name}={environ[name]}" for name in sorted(environ) if name.startswith("AWS_")]
+    identity += [*sorted(key.id for key in settings.trusted_keys), repr(settings.signing_key)]
+    identity += [str(settings.shared_group)]
     return settings.directory / "agents" / digest_of("\0".join(identity).encode())[:16]

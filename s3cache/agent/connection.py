@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
-
+from s3cache import folders
 from s3cache.agent import protocol
 from s3cache.agent.address import RUN_VARIABLE, TRACE_VARIABLE, agent_directory
+from s3cache.errors import S3CacheError
 from s3cache.settings import Settings
 
 T = TypeVar("T")
@@ -63,7 +63,8 @@ class Connection:
     def start(self) -> None:
         """Connect to the agent, or start one, without waiting for it.
 
-        Raises OSError or RuntimeError when no process can be started.
+        Raises OSError or RuntimeError when no process can be started, DiskTierError when others may write
+        where its socket would lie.
         """
         if not self._lock.locked():
             self._alone(self._connect_or_spawn)
@@ -100,9 +101,10 @@ class Connection:
             connection = self._await_connection(deadline)
             connection.settimeout(_left(deadline))
             connection.sendall(protocol.frame(request), socket.MSG_NOSIGNAL)
-            (length,) = protocol.HEADER.unpack(self._receive(protocol.HEADER.size, deadline))
+            header = self._receive(protocol.HEADER.size, deadline)
+            length = protocol.length_of(header, protocol.REPLY_BYTES)
             return protocol.decode_reply(self._receive(length, deadline))
-        except (OSError, RuntimeError, msgspec.DecodeError):
+        except (OSError, RuntimeError, S3CacheError):
             self._disconnect()
             return None
         except BaseException:
@@ -197,7 +199,8 @@ class Connection:
         if time.monotonic() - self._spawned_at < STARTING_SECONDS:
             return
         folder = agent_directory(self._settings)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folders.secure(folder.parent, self._settings.access)
+        folders.secure(folder, folders.OWNER)
         if self._alive is None:
             # Its end of this pipe closes when this process and all its forks are gone.
             self._alive = os.pipe()

@@ -9,6 +9,7 @@ import anyio
 from s3cache import catalog, names, profile
 from s3cache.catalog import Catalog, Reference
 from s3cache.errors import Corrupt
+from s3cache.keyring import Keyring
 from s3cache.local import LocalEntries
 from s3cache.prefetch import Progress
 from s3cache.profile import Segment
@@ -27,8 +28,9 @@ class _Use(NamedTuple):
 class JobProfile:
     """Collects references in the order of use; those that are new make the next segment."""
 
-    def __init__(self, job: str, platform: str) -> None:
+    def __init__(self, job: str, platform: str, keyring: Keyring) -> None:
         self.job = job
+        self.keyring = keyring
         self.platform = platform
         self.prefix = names.profile_prefix(job, platform)
         self.progress = Progress()
@@ -36,10 +38,14 @@ class JobProfile:
         """Whether reading it has begun."""
         self.read = anyio.Event()
         """Set when the profile was read, or could not be."""
+        self.prefetched = anyio.Event()
+        """Set when prefetching it has come to its end."""
         self.is_known = False
         """Whether it was read, be it empty."""
         self.prelude_bytes: int | None = None
         """How much of the prelude in the bucket is of use, 0 when there is none; None: nobody looked."""
+        self.highest_count = 0
+        """How far segments have counted that this machine has ever read or written."""
         self.segments: dict[str, Segment] = {}
         """Those that hold, by name, the oldest first."""
         self._catalogs: dict[str, Catalog] = {}
@@ -53,7 +59,10 @@ class JobProfile:
         self._listed |= segments.keys()
         self.segments = profile.live({**self.segments, **segments})
         # The newest first: what it says of where a result lies is what holds now.
-        self._catalogs = {name: Catalog(self.segments[name].catalog) for name in reversed(self.segments)}
+        self._catalogs = {
+            name: Catalog(self.segments[name].catalog, self.keyring) for name in reversed(self.segments)
+        }
+        self.highest_count = max(self.highest_count, profile.highest_count(segments.values()))
         for name, use in list(self._new.items()):
             if (known := self.find(name)) and use.opened <= set(known.opened):
                 del self._new[name]
@@ -103,12 +112,17 @@ class JobProfile:
             self.add(namespace, key, slot)
             slot += 1
 
+    def forget(self, gone: Collection[str]) -> None:
+        """Leave out of the next segment what the bucket has no more."""
+        for name in gone:
+            self._new.pop(name, None)
+
     def next_segment(self, tier: DiskTier, writer: dict[str, str]) -> Segment | None:
         """Return the next segment, or None when nothing is new. `learn` it once stored."""
         if not self._new:
             return None
         references: list[Reference] = []
-        entries = LocalEntries(tier, names.catalog_prefixes(self.job, self.platform))
+        entries = LocalEntries(tier, names.catalog_prefixes(self.job, self.platform), self.keyring)
         for name, (namespace, key, slot, opened) in self._new.items():
             known = self.find(name)
             manifest = known.manifest if known else entries.manifest(namespace, key, slot)
@@ -119,10 +133,12 @@ class JobProfile:
         if not references:
             return None
         segment = Segment(
+            profile=self.prefix,
             frames=profile.frames_of(references, lambda place: tier.digest(place.name)),
-            catalog=catalog.build(references),
+            catalog=catalog.build(references, self.keyring),
             unused=dict.fromkeys(sorted(self._digests() - self._used), 0 if self._has_voted else 1),
             writer=writer,
+            count=self.highest_count + 1,
         )
         self._has_voted = True
         return segment

@@ -10,9 +10,12 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import anyio
+
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.protocol import Hello
 from s3cache.errors import DiskTierError, S3CacheError
+from s3cache.keyring import Keyring
 from s3cache.ledger import Ledger
 from s3cache.machine import fingerprint, platform_tag
 
@@ -24,13 +27,20 @@ _PACKAGES = ("torch-s3cache", "torch", "triton", "aioboto3")
 class Run:
     """One run of a job: all its processes, and what they cost and gained."""
 
-    def __init__(self, profile: JobProfile) -> None:
+    def __init__(self, id: str, profile: JobProfile) -> None:
+        self.id = id
         self.profile = profile
         self.ledger = Ledger()
         self.started = time.monotonic()
         self.report: Path | None = None
         self.has_spoken = False
         """Whether one of its processes ever connected."""
+        self.decided: anyio.Event | None = None
+        """Set when it was decided what it sees on this machine; None: nobody asked."""
+        self.view: bytes | None = None
+        """What it sees on this machine."""
+        self.pinned: int | None = None
+        """How many entries it sees, if it is pinned."""
         self._untold: str | None = None
 
     def warn(self, error: S3CacheError) -> None:
@@ -50,6 +60,8 @@ class Run:
         report = {
             "job": self.profile.job,
             **self.ledger.as_dict(),
+            "trusted_keys": [f"{key.name} {key.id}" for key in self.profile.keyring.trusted],
+            "pinned": self.pinned,
             "versions": versions(),
             "machine": fingerprint(),
         }
@@ -69,7 +81,8 @@ class Run:
 class Jobs:
     """Every run this agent has seen, by its id and job, and every profile, by its job."""
 
-    def __init__(self) -> None:
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
         self.runs: dict[tuple[str, str], Run] = {}
         self.profiles: dict[str, JobProfile] = {}
 
@@ -77,7 +90,7 @@ class Jobs:
         """Return the run that a process belongs to."""
         run = self.runs.get((hello.run, hello.job))
         if run is None:
-            run = self.runs[hello.run, hello.job] = Run(self.profile(hello.job))
+            run = self.runs[hello.run, hello.job] = Run(hello.run, self.profile(hello.job))
         if hello.report:
             run.report = Path(hello.report)
         return run
@@ -85,7 +98,7 @@ class Jobs:
     def profile(self, job: str) -> JobProfile:
         """Return the profile of a job."""
         if job not in self.profiles:
-            self.profiles[job] = JobProfile(job, platform_tag())
+            self.profiles[job] = JobProfile(job, platform_tag(), self._keyring)
         return self.profiles[job]
 
     def ledger_of(self, profile: JobProfile) -> Ledger:

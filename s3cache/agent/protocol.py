@@ -1,8 +1,8 @@
 """What a job's process and the agent say to each other, over a Unix socket. Pure.
 
-A message is four bytes of length, little-endian, then msgpack. `Lookup`, `ProfileOf`, `ProgressOf`,
-`TraceOf` and `Flush` are answered; the others are only said. One answer in a run may have a warning, for
-the process to pass on.
+A message is four bytes of length, little-endian, then so many of msgpack. `Lookup`, `ProfileOf`,
+`ViewOf`, `Agreed`, `ProgressOf`, `TraceOf` and `Flush` are answered; the others are only said. One answer
+in a run may have a warning, for the process to pass on.
 """
 
 import struct
@@ -10,10 +10,16 @@ from typing import Literal
 
 import msgspec
 
+from s3cache.decoding import decode
+from s3cache.errors import Corrupt
 from s3cache.ledger import Event
 
 VERSION = "1"
 HEADER = struct.Struct("<I")
+REQUEST_BYTES = 1 << 20
+"""What a request may be: the agent holds one of each process in memory."""
+REPLY_BYTES = 64 << 20
+"""What a reply may be: the keys of a profile, or the events of a run."""
 
 Status = Literal["ready", "unusable", "absent", "unavailable"]
 
@@ -86,6 +92,16 @@ class ProfileOf(msgspec.Struct, tag=True, frozen=True):
     namespace_prefix: str
 
 
+class ViewOf(msgspec.Struct, tag=True, frozen=True):
+    """Ask what this run sees on this machine: that is decided when it is first asked."""
+
+
+class Agreed(msgspec.Struct, tag=True, frozen=True):
+    """The ranks of several machines have agreed on a view: keep it for the processes they start."""
+
+    view: bytes
+
+
 class ProgressOf(msgspec.Struct, tag=True, frozen=True):
     """Ask how far the prefetch of the job has come."""
 
@@ -110,6 +126,8 @@ Request = (
     | Waited
     | Spooled
     | ProfileOf
+    | ViewOf
+    | Agreed
     | ProgressOf
     | TraceOf
     | Flush
@@ -127,6 +145,13 @@ class Profile(msgspec.Struct, tag=True, frozen=True):
     """Namespaces and keys, in the order of use."""
 
     keys: list[tuple[str, str]]
+
+
+class ViewIs(msgspec.Struct, tag=True, frozen=True):
+    """A view; None while it is not decided."""
+
+    view: bytes | None
+    warning: str | None = None
 
 
 class ProgressIs(msgspec.Struct, tag=True, frozen=True):
@@ -152,21 +177,29 @@ class Flushed(msgspec.Struct, tag=True, frozen=True):
     warning: str | None = None
 
 
-Reply = Found | Profile | ProgressIs | Events | Flushed
+Reply = Found | Profile | ViewIs | ProgressIs | Events | Flushed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
+def length_of(header: bytes, limit: int) -> int:
+    """Return how long the message after `header` is. Raises Corrupt when that is more than `limit`."""
+    length: int = HEADER.unpack(header)[0]
+    if length > limit:
+        raise Corrupt(f"a message of {length} bytes, at most {limit} are taken")
+    return length
+
+
 def decode_request(body: bytes) -> Request:
-    """Return the request in `body`. Raises msgspec.DecodeError when it is none."""
-    return _requests.decode(body)
+    """Return the request in `body`. Raises Corrupt when it is none."""
+    return decode(body, _requests, "a request")
 
 
 def decode_reply(body: bytes) -> Reply:
-    """Return the reply in `body`. Raises msgspec.DecodeError when it is none."""
-    return _replies.decode(body)
+    """Return the reply in `body`. Raises Corrupt when it is none."""
+    return decode(body, _replies, "a reply")
 
 
 def frame(message: Request | Reply) -> bytes:

@@ -6,12 +6,12 @@ import time
 import anyio
 
 from s3cache import catalog, compaction, ledger, names, prelude, profile
-from s3cache import pack as packs
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs
 from s3cache.cache import Cache
 from s3cache.catalog import Reference
 from s3cache.compaction import Plan
+from s3cache.counts import HighestCounts
 from s3cache.errors import Forbidden, S3CacheError
 from s3cache.local import LocalEntries
 from s3cache.manifest import Result
@@ -37,12 +37,19 @@ class SegmentWriter:
     """Extends the profiles of an agent's jobs by what their starts used, and keeps them short."""
 
     def __init__(
-        self, cache: Cache, objects: ObjectStore, tier: DiskTier, jobs: Jobs, writer: dict[str, str]
+        self,
+        cache: Cache,
+        objects: ObjectStore,
+        tier: DiskTier,
+        jobs: Jobs,
+        counts: HighestCounts,
+        writer: dict[str, str],
     ) -> None:
         self._cache = cache
         self._objects = objects
         self._tier = tier
         self._jobs = jobs
+        self._counts = counts
         self._writer = writer
 
     async def write(self) -> None:
@@ -65,19 +72,20 @@ class SegmentWriter:
             with anyio.fail_after(READ_SECONDS):
                 job.learn(await read_profile(self._cache, self._objects, job.prefix))
             job.is_known = True
+        job.forget(await self._cache.gone([name for name in job.new if job.find(name) is None]))
         segment = job.next_segment(self._tier, self._writer)
         if segment is None:
             return False
         if not job.segments:
             job.prelude_bytes = 0
-        data = profile.encode(segment)
+        data = profile.encode(segment, job.keyring)
         await self._store(job, profile.new_segment_name(job.prefix, data), data)
         return True
 
     async def _compact(self, job: JobProfile) -> None:
         # What is learned meanwhile is not what this plan is of.
         segments = dict(job.segments)
-        plan = compaction.plan(segments)
+        plan = compaction.plan(segments, job.keyring)
         if plan is None:
             return
         references, packed = await self._pack_anew(job, plan)
@@ -86,15 +94,18 @@ class SegmentWriter:
         } | {frame.place.name: frame.digest for frame in packed}
         data = profile.encode(
             Segment(
+                profile=job.prefix,
                 frames=profile.frames_of(references, lambda place: digests.get(place.name)),
-                catalog=catalog.build(references),
+                catalog=catalog.build(references, job.keyring),
                 replaces=sorted(
                     {*segments, *(name for segment in segments.values() for name in segment.replaces)}
                 ),
                 unused=plan.unused,
                 writer=self._writer,
                 written=time.time(),
-            )
+                count=job.highest_count + 1,
+            ),
+            job.keyring,
         )
         logger.info("%d segments of %s become one", len(segments), job.job)
         await self._store(job, profile.name_of_compacted(segments, data), data)
@@ -102,7 +113,7 @@ class SegmentWriter:
 
     async def _pack_anew(self, job: JobProfile, plan: Plan) -> tuple[list[Reference], list[PackFrame]]:
         """Return the plan's references, and the frames of a pack that was stored, in which some lie."""
-        entries = LocalEntries(self._tier, names.catalog_prefixes(job.job, job.platform))
+        entries = LocalEntries(self._tier, names.catalog_prefixes(job.job, job.platform), job.keyring)
         results: dict[int, Result] = {}
         size = 0
         for number, reference in enumerate(plan.references):
@@ -119,8 +130,7 @@ class SegmentWriter:
                 )
         if not results:
             return plan.references, []
-        pack = await anyio.to_thread.run_sync(packs.build, list(results.values()), self._writer)
-        await self._cache.upload(pack)
+        pack = await self._cache.pack(list(results.values()))
         anew = dict(zip(results, pack.manifests, strict=True))
         references = [
             Reference(reference.slot, compaction.moved(reference.manifest, anew[number]), reference.opened)
@@ -134,6 +144,7 @@ class SegmentWriter:
         # One of that name has the same bytes: the reply to an earlier try was lost.
         await self._objects.create(name, data)
         job.learn({name: self._cache.take_segment(name, data)})
+        self._counts.note(job.prefix, job.highest_count)
 
     async def _renew_prelude(self, job: JobProfile) -> None:
         """Write the prelude, if the one in the bucket has at most half of what this one would have."""

@@ -15,24 +15,35 @@ import msgspec
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from s3cache import ledger, names
-from s3cache.agent import protocol
+from s3cache import leases, ledger, names, view
+from s3cache.agent import protocol, views
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs, Run, versions
 from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
-from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, S3CacheError, StoreError, Unreachable
+from s3cache.counts import HighestCounts
+from s3cache.errors import (
+    Corrupt,
+    DiskTierError,
+    ObjectAbsent,
+    Removed,
+    S3CacheError,
+    SettingsError,
+    StoreError,
+    Unreachable,
+    Untrusted,
+)
 from s3cache.ledger import Event
 from s3cache.machine import Machine, gpus
 from s3cache.namespaces import Rule, rule_of
 from s3cache.prefetch import bring, open_profile, worth_fetching
 from s3cache.prelude import useful_bytes
-from s3cache.settings import Mode, Settings
+from s3cache.settings import Settings
 from s3cache.spool import Spool
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
-from s3cache.tier import DiskTier
+from s3cache.tier import open_tier
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +52,13 @@ LINGER_SECONDS = 0.5
 TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
 PROFILE_SECONDS = 3.0
-"""How long an answer may wait for a profile that is still being read."""
+"""How long, from the begin of a run on, an answer may wait for a profile that is still being read."""
 NICENESS = 19
 """A job that computes comes before uploads; until there are any, what it waits for is not held up."""
+VIEW_SECONDS = 1.0
+"""How long an answer may wait for a view that is still to be decided."""
+LEASE_AFTER_SECONDS = 60.0
+"""How often a job that goes on has its profile's lease looked after."""
 VARIANTS_AHEAD = 4
 """Slots that are looked at together with the first one of a key that has variants."""
 GIVE_UP_SECONDS = 60.0
@@ -70,10 +85,10 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
             group.start_soon(listener.serve, agent.converse)
             group.start_soon(agent.watch, alive)
             group.start_soon(agent.prefetch)
+            group.start_soon(agent.leave_leases)
             group.start_soon(agent.terminate_on, signals)
             await agent.welcome(first)
-            if agent.uploader:
-                group.start_soon(agent.uploader.run)
+            group.start_soon(agent.upload)
             await agent.until_idle()
             group.cancel_scope.cancel()
     for run in agent.jobs.runs.values():
@@ -88,18 +103,27 @@ class Agent:
     def __init__(self, settings: Settings, bucket: ObjectStore, group: TaskGroup) -> None:
         self._settings = settings
         self._group = group
-        self._tier = DiskTier(settings.tier_directory, settings.disk_limit)
+        self._tier = open_tier(settings)
+        self._bucket = bucket
         self._objects = BreakerStore(bucket)
         writer = {"package": versions().get("torch-s3cache", "")}
         self._machine = Machine()
-        self._cache = Cache(self._objects, self._tier, self._machine, writer)
-        self.jobs = Jobs()
+        self._keyring = settings.keyring()
+        # What other keys had counted, these need not know.
+        counts = settings.tier_directory / "counts" / self._keyring.trusted_id
+        self._counts = HighestCounts(counts, settings.access)
+        self._cache = Cache(self._objects, self._tier, self._machine, self._keyring, writer)
+        self.jobs = Jobs(self._keyring)
+        self._signing_failure: SettingsError | None = None
+        self._knows_whether_it_signs = anyio.Event()
         self._found_absent: set[str] = set()
         """Slots that were looked at ahead of being asked for; said once."""
         self.uploader: Uploader | None = None
-        if settings.mode is Mode.READ_WRITE:
-            spool = Spool(settings.spool_directory, settings.disk_limit // 4)
-            segments = SegmentWriter(self._cache, self._objects, self._tier, self.jobs, _toolchain())
+        if settings.refusal is None:
+            spool = Spool(settings.spool_directory, settings.disk_limit // 4, settings.access)
+            segments = SegmentWriter(
+                self._cache, self._objects, self._tier, self.jobs, self._counts, _toolchain()
+            )
             self.uploader = Uploader(spool, self._cache, self._objects, self.jobs, segments, _step_back)
         # The process that started the agent is one, though it may not have connected yet.
         self._processes = 1
@@ -127,7 +151,7 @@ class Agent:
                             await stream.send(protocol.frame(reply))
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             pass
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except Corrupt as error:
             logger.warning("a process sent what is no message: %s", error)
         finally:
             self._leave()
@@ -156,6 +180,30 @@ class Agent:
         async with anyio.create_task_group() as group:
             async for run in self._started:
                 group.start_soon(self._prefetch, run)
+
+    async def upload(self) -> None:
+        """Empty the spool, once the key is there that signs what goes to the bucket."""
+        if self.uploader is None:
+            self._knows_whether_it_signs.set()
+            return
+        try:
+            signing = await anyio.to_thread.run_sync(self._settings.signing_keyring)
+        except SettingsError as error:
+            # What is in the spool waits for a start that can sign it.
+            self._signing_failure = error
+            self.uploader = None
+            return
+        finally:
+            self._knows_whether_it_signs.set()
+        if signing.signing:
+            self._keyring.sign_with(signing.signing)
+        await self.uploader.run()
+
+    async def leave_leases(self) -> None:
+        """Say once a day of each profile that it is in use: a clean-up looks at that."""
+        while True:
+            await anyio.sleep(LEASE_AFTER_SECONDS)
+            await self._leave_leases()
 
     async def terminate_on(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Leave, within a deadline, once a signal arrives."""
@@ -211,9 +259,20 @@ class Agent:
                 if self.uploader:
                     self.uploader.wake()
             case protocol.ProfileOf(prefix):
-                with anyio.move_on_after(PROFILE_SECONDS):
+                with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
                     await run.profile.read.wait()
                 return protocol.Profile(run.profile.keys(prefix))
+            case protocol.ViewOf():
+                if run.decided is None:
+                    run.decided = anyio.Event()
+                    self._group.start_soon(self._decide, run, run.decided)
+                with anyio.move_on_after(VIEW_SECONDS):
+                    await run.decided.wait()
+                return protocol.ViewIs(run.view, self._warning(run))
+            case protocol.Agreed(agreed):
+                run.pinned = len(view.decode(agreed))
+                self._write_down(run, names.agreed_view_name(agreed), agreed)
+                return protocol.ViewIs(agreed, self._warning(run))
             case protocol.ProgressOf():
                 progress = run.profile.progress
                 return protocol.ProgressIs(progress.bytes, progress.of, progress.is_over)
@@ -254,7 +313,7 @@ class Agent:
 
     async def _fill(self, run: Run, lookup: protocol.Lookup) -> protocol.Status:
         # What the profile names needs no request for a manifest, and is on its way.
-        with anyio.move_on_after(PROFILE_SECONDS):
+        with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
             await run.profile.read.wait()
         namespace, key, slot = lookup.namespace, lookup.key, lookup.slot
         name = names.manifest_name(namespace, key, slot)
@@ -282,6 +341,8 @@ class Agent:
             await self._cache.fill(manifest, slot, lookup.members)
         except ObjectAbsent:
             return "absent"
+        except Removed:
+            return "unusable"
         except Corrupt as error:
             logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
             return "unusable"
@@ -304,6 +365,8 @@ class Agent:
     def _warning(self, run: Run) -> str | None:
         if self._cache.tier_failure:
             run.warn(self._cache.tier_failure)
+        if self._signing_failure:
+            run.warn(self._signing_failure)
         return run.take_warning()
 
     async def _prefetch(self, run: Run) -> None:
@@ -315,13 +378,14 @@ class Agent:
         with anyio.move_on_after(self._settings.deadline_seconds) as deadline:
             try:
                 with run.ledger.timed("prefetch", "profile"):
-                    segments, prelude = await open_profile(self._cache, self._objects, job.prefix)
-                    job.learn(segments)
+                    opened = await open_profile(self._cache, self._objects, job.prefix)
+                    job.learn(opened.segments)
                     job.is_known = True
                     self._cache.drop_catalogs(job.prefix, but=job.segments)
-                    if prelude and job.segments:
-                        job.prelude_bytes = useful_bytes(prelude, job.segments)
-                        copies = prelude.frames
+                    if opened.prelude and job.segments:
+                        job.prelude_bytes = useful_bytes(opened.prelude, job.segments)
+                        copies = opened.prelude.frames
+                    self._compare_counts(run, opened.is_whole)
             except S3CacheError as error:
                 run.warn(error)
             finally:
@@ -331,6 +395,7 @@ class Agent:
             with run.ledger.timed("prefetch", "frames"):
                 await bring(self._cache, frames, job.progress, copies)
         job.progress.is_over = True
+        job.prefetched.set()
         run.ledger.prefetched_bytes = run.ledger.bytes_down - had
         run.ledger.seconds["prefetch"] = time.monotonic() - started
         logger.info(
@@ -343,9 +408,51 @@ class Agent:
             "; S3CACHE_DEADLINE is over" if deadline.cancelled_caught else "",
         )
 
+    def _compare_counts(self, run: Run, is_whole: bool) -> None:
+        """Say so when a profile has counted further before: what came since was taken away."""
+        job = run.profile
+        if not self._keyring.trusted:
+            # Anybody can count.
+            return
+        seen = self._counts.of(job.prefix)
+        if is_whole and job.segments and job.highest_count < seen:
+            run.warn(
+                Untrusted(
+                    f"{self._settings.url}: somebody put an older profile of {job.job} back, which counts "
+                    f"{job.highest_count} where {seen} was seen; it is used, since it is signed; `s3cache "
+                    "verify` says more"
+                )
+            )
+        job.highest_count = max(job.highest_count, seen)
+        self._counts.note(job.prefix, job.highest_count)
+
+    async def _decide(self, run: Run, decided: anyio.Event) -> None:
+        """Decide what a pinned run sees on this machine, unless that was decided already."""
+        await run.profile.prefetched.wait()
+        job = run.profile
+        seen = await anyio.to_thread.run_sync(views.here, self._tier, job, self._machine)
+        run.view = self._write_down(run, names.view_name(job.job, run.id), view.encode(seen))
+        run.pinned = len(view.decode(run.view))
+        decided.set()
+
+    def _write_down(self, run: Run, name: str, data: bytes) -> bytes:
+        try:
+            return views.write_down(self._tier, name, data)
+        except DiskTierError as error:
+            run.warn(error)
+            return data
+
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
+        await self._knows_whether_it_signs.wait()
         if self.uploader:
             await self.uploader.flush(is_abandoned)
+        await self._leave_leases()
+
+    async def _leave_leases(self) -> None:
+        for job in list(self.jobs.profiles.values()):
+            # Who may not leave one may still be allowed to write all else: the breaker does not see it.
+            if job.is_known and not self._objects.failure("read"):
+                await leases.leave(self._bucket, self._tier, job.prefix, job.segments)
 
     def _leave(self) -> None:
         self._processes -= 1
@@ -384,5 +491,6 @@ def _step_back() -> None:
 
 
 async def _receive(stream: BufferedByteReceiveStream) -> protocol.Request:
-    (length,) = protocol.HEADER.unpack(await stream.receive_exactly(protocol.HEADER.size))
+    header = await stream.receive_exactly(protocol.HEADER.size)
+    length = protocol.length_of(header, protocol.REQUEST_BYTES)
     return protocol.decode_request(await stream.receive_exactly(length))

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,9 @@ GIVE_WAY_TIMES = 3
 QUIET_SECONDS = 30.0
 """A segment is written when nothing was put for this long, and at the end."""
 SILENCE_SECONDS = 3.0
-"""A bucket that never answered anything for so long is not waited for."""
+"""A bucket that has answered nothing for so long is not waited for."""
+ANSWER_SECONDS = 1.0
+"""It has this long to answer once more."""
 _POLL_SECONDS = 0.02
 
 
@@ -56,6 +59,8 @@ class Uploader:
         self._writing = anyio.Lock()
         self._given_way = 0
         self._has_failed = False
+        self._kept: set[Path] = set()
+        """Files of the spool whose results were laid down on this machine meanwhile."""
         self._before_first = before_first
 
     @property
@@ -96,10 +101,12 @@ class Uploader:
         """Return when all is stored, the bucket refuses or says nothing, or it is abandoned."""
         self._hurry.set()
         self._has_failed = False
+        asked = time.monotonic()
         try:
             while not is_abandoned():
                 is_refused = self._has_failed or self._objects.failure("write")
-                if is_refused or self._objects.silence() > SILENCE_SECONDS:
+                had_its_time = time.monotonic() - asked > ANSWER_SECONDS
+                if is_refused or (had_its_time and self._objects.silence() > SILENCE_SECONDS):
                     return
                 if not self._spool.pending():
                     await self._write_segments()
@@ -148,16 +155,20 @@ class Uploader:
             logger.info("%s", error)
             return
         except Forbidden as error:
-            if run is None:
-                # These credentials are not those of the job that made it.
+            await self._keep(batch)
+            if run:
+                run.warn(error)
+            if run is None or self._cache.created:
+                # These credentials are not those of the job that made it, or could write a moment ago.
+                self._has_failed = True
                 return
-            run.warn(error)
             logger.warning("%d results are dropped: %s", len(batch), error)
         except StoreError as error:
             # They stay in the spool: the bucket may come back, or the next start finds them.
-            self._has_failed = True
             if run:
                 run.warn(error)
+            await self._keep(batch)
+            self._has_failed = True
             return
         else:
             for (_, put), slot in zip(batch, slots, strict=True):
@@ -167,6 +178,12 @@ class Uploader:
                     self._jobs.profile(job).add(put.result.namespace, put.result.key, slot)
         for path, _ in batch:
             self._spool.discard(path)
+
+    async def _keep(self, batch: list[tuple[Path, Put]]) -> None:
+        """Let this machine have what the bucket does not take."""
+        missing = [(path, put.result) for path, put in batch if path not in self._kept]
+        self._kept |= {path for path, _ in missing}
+        await self._cache.keep_all([result for _, result in missing])
 
     async def _write_segments(self) -> None:
         async with self._writing:

@@ -2,6 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+
+class Listed(NamedTuple):
+    """What a listing says of an object: its name, its size in bytes, and when it was created.
+
+    That is by the store's clock, in seconds since 1970.
+    """
+
+    name: str
+    size: int
+    created: float
 
 
 class ObjectStore(ABC):
@@ -16,8 +28,8 @@ class ObjectStore(ABC):
         """Create an object; return False, and leave it alone, when there is one already."""
 
     @abstractmethod
-    def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names that begin with `prefix`; those of one folder come sorted."""
+    def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield the objects whose names begin with `prefix`; those of one folder come sorted."""
 
     @abstractmethod
     async def delete(self, name: str) -> None:

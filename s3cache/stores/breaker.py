@@ -1,61 +1,59 @@
-"""A breaker: a store that does not answer is left alone for a while, then tried again."""
+"""A breaker: a store that fails is left alone for a while, then tried again."""
 
 import logging
+import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from s3cache.errors import (
-    BucketAbsent,
-    Busy,
-    CredentialsAbsent,
-    Forbidden,
-    ObjectAbsent,
-    StoreError,
-    Unreachable,
-    WrongRegion,
-)
-from s3cache.stores.base import ObjectStore
+from s3cache.errors import ObjectAbsent, StoreError, Unreachable
+from s3cache.stores.base import Listed, ObjectStore
 from s3cache.stores.wrapper import WrapperStore
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_OPENING = (Unreachable, BucketAbsent, CredentialsAbsent, WrongRegion)
-COOLDOWN_SECONDS = 30.0
+Direction = Literal["read", "list", "write", "delete"]
+
+IN_A_ROW = 3
+RECENT = 20
+"""So many failures one after another, or in half of so many requests, open it."""
+COOLDOWN_SECONDS = 1.0
+"""How long it is open at first; twice as long after each probe that fails."""
+LONGEST_COOLDOWN_SECONDS = 30.0
+_JITTER = 0.25
 
 
 class BreakerStore(WrapperStore):
-    """Stops asking `inner` once it failed; half open, one request in `cooldown` seconds probes it.
+    """Stops asking `inner` when it fails again and again; half open, one request at a time probes it.
 
-    What failed says why for as long as the breaker is open. A refusal (Forbidden) opens it for
-    reading, writing and deleting apart, so that a bucket one may only read is still read.
+    What failed says why for as long as the breaker is open. It opens for reading, listing, writing and
+    deleting apart, so that a bucket one may only read is still read.
     """
 
-    def __init__(
-        self,
-        inner: ObjectStore,
-        cooldown: float = COOLDOWN_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, inner: ObjectStore, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(inner)
-        self._cooldown = cooldown
         self._clock = clock
-        self._failures: dict[str, tuple[StoreError, float]] = {}
-        self._first_asked: float | None = None
-        self._has_answered = False
+        self._circuits: dict[Direction, _Circuit] = {
+            "read": _Circuit("read"),
+            "list": _Circuit("list"),
+            "write": _Circuit("write"),
+            "delete": _Circuit("delete"),
+        }
+        self._under_way = 0
+        self._unanswered_since: float | None = None
 
-    def failure(self, direction: str) -> StoreError | None:
-        """Return what keeps the breaker open for "read" or "write", if it is."""
-        failed = self._failures.get(direction)
-        return failed[0] if failed else None
+    def failure(self, direction: Direction) -> StoreError | None:
+        """Return what keeps the breaker open, if it is."""
+        return self._circuits[direction].failure
 
     def silence(self) -> float:
-        """Return for how many seconds the store was asked without ever answering; 0 once it did."""
-        if self._has_answered or self._first_asked is None:
+        """Return for how many seconds the store has answered nothing; 0 while it is not asked."""
+        if not self._under_way or self._unanswered_since is None:
             return 0.0
-        return self._clock() - self._first_asked
+        return self._clock() - self._unanswered_since
 
     async def get(self, name: str, part: range | None = None) -> bytes:
         """Return an object, or a part of it. Raises what opened the breaker while it is open."""
@@ -65,49 +63,88 @@ class BreakerStore(WrapperStore):
         """Create an object. Raises what opened the breaker while it is open."""
         return await self._attempt("write", lambda: self.inner.create(name, data))
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield names. Raises what opened the breaker while it is open."""
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield objects. Raises what opened the breaker while it is open."""
 
-        async def collect() -> list[str]:
-            return [name async for name in self.inner.list(prefix)]
+        async def collect() -> list[Listed]:
+            return [listed async for listed in self.inner.list(prefix)]
 
-        for name in await self._attempt("read", collect):
-            yield name
+        for listed in await self._attempt("list", collect):
+            yield listed
 
     async def delete(self, name: str) -> None:
         """Delete an object. Raises what opened the breaker while it is open."""
         await self._attempt("delete", lambda: self.inner.delete(name))
 
-    async def _attempt(self, direction: str, request: Callable[[], Awaitable[T]]) -> T:
-        failed = self._failures.get(direction)
-        if failed:
-            error, retry_at = failed
-            if self._clock() < retry_at:
-                # Raised again and again: its traceback would grow, and keep what its frames hold.
-                raise error.with_traceback(None)
-            # Half open: this request probes, the others go on failing until it is back.
-            self._failures[direction] = error, self._clock() + self._cooldown
-        if self._first_asked is None:
-            self._first_asked = self._clock()
+    async def _attempt(self, direction: Direction, request: Callable[[], Awaitable[T]]) -> T:
+        circuit = self._circuits[direction]
+        is_probe = circuit.admit(self._clock())
+        self._under_way += 1
+        if self._unanswered_since is None:
+            self._unanswered_since = self._clock()
         try:
             result = await request()
-        except _OPENING as error:
-            self._open(error, "read", "write", "delete")
+        except ObjectAbsent:
+            self._unanswered_since = None
+            circuit.close()
             raise
-        except Forbidden as error:
-            self._open(error, direction)
+        except StoreError as error:
+            if not isinstance(error, Unreachable):
+                self._unanswered_since = None
+            circuit.fail(error, self._clock(), is_probe=is_probe)
             raise
-        except (ObjectAbsent, Busy):
-            self._has_answered = True
-            self._failures.pop(direction, None)
-            raise
-        self._has_answered = True
-        self._failures.pop(direction, None)
+        finally:
+            self._under_way -= 1
+            if is_probe:
+                circuit.is_probed = False
+        self._unanswered_since = None
+        circuit.close()
         return result
 
-    def _open(self, error: StoreError, *directions: str) -> None:
-        if any(direction not in self._failures for direction in directions):
-            what = ", ".join(directions)
-            logger.warning("no %s for %.0f s: %s", what, self._cooldown, error)
-        until = self._clock() + self._cooldown
-        self._failures |= dict.fromkeys(directions, (error, until))
+
+class _Circuit:
+    """Whether requests of one direction are let through."""
+
+    def __init__(self, direction: Direction) -> None:
+        self.failure: StoreError | None = None
+        self.is_probed = False
+        self._direction = direction
+        self._recent: deque[bool] = deque(maxlen=RECENT)
+        """Which of the last requests failed."""
+        self._cooldown = COOLDOWN_SECONDS
+        self._retry_at = 0.0
+
+    def admit(self, now: float) -> bool:
+        """Return whether a request that is let through is a probe. Raises what keeps it open."""
+        if self.failure is None:
+            return False
+        if self.is_probed or now < self._retry_at:
+            # Raised again and again: its traceback would grow, and keep what its frames hold.
+            raise self.failure.with_traceback(None)
+        self.is_probed = True
+        return True
+
+    def close(self) -> None:
+        """Note that the store answered."""
+        self._recent.append(False)
+        if self.failure is not None:
+            self.failure = None
+            self._recent.clear()
+            self._cooldown = COOLDOWN_SECONDS
+
+    def fail(self, error: StoreError, now: float, *, is_probe: bool) -> None:
+        """Note that the store did not do what it was asked."""
+        self._recent.append(True)
+        if is_probe:
+            self._cooldown = min(self._cooldown * 2, LONGEST_COOLDOWN_SECONDS)
+        elif self.failure is not None or not self._is_ill():
+            return
+        else:
+            logger.warning("no %s for a while: %s", self._direction, error)
+        self.failure = error
+        self._retry_at = now + self._cooldown * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+
+    def _is_ill(self) -> bool:
+        recent = list(self._recent)
+        in_a_row = len(recent) >= IN_A_ROW and all(recent[-IN_A_ROW:])
+        return in_a_row or (len(recent) == RECENT and 2 * sum(recent) >= RECENT)

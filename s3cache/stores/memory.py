@@ -1,16 +1,19 @@
 """A store in memory: the model that the others are tested against."""
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 from s3cache.errors import ObjectAbsent
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 
 
 class MemoryStore(ObjectStore):
-    """Keeps objects in a dictionary."""
+    """Keeps objects in a dictionary, and when each was created, by `clock`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.objects: dict[str, bytes] = {}
+        self._clock = clock
+        self._created: dict[str, float] = {}
 
     async def get(self, name: str, part: range | None = None) -> bytes:
         """Return an object, or what it has of `part`, a range of bytes. Raises ObjectAbsent."""
@@ -25,13 +28,14 @@ class MemoryStore(ObjectStore):
         if name in self.objects:
             return False
         self.objects[name] = data
+        self._created[name] = self._clock()
         return True
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield, sorted, the names that begin with `prefix`."""
-        for name in sorted(self.objects):
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield, sorted, the objects whose names begin with `prefix`."""
+        for name, data in sorted(self.objects.items()):
             if name.startswith(prefix):
-                yield name
+                yield Listed(name, len(data), self._created.get(name, 0.0))
 
     async def delete(self, name: str) -> None:
         """Delete an object."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 
 
 class WrapperStore(ObjectStore):
@@ -19,8 +19,8 @@ class WrapperStore(ObjectStore):
         """Create an object; return False when there is one already."""
         return await self.inner.create(name, data)
 
-    def list(self, prefix: str) -> AsyncIterator[str]:
-        """Yield, sorted, the names that begin with `prefix`."""
+    def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """Yield, sorted, the objects whose names begin with `prefix`."""
         return self.inner.list(prefix)
 
     async def delete(self, name: str) -> None:

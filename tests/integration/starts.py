@@ -50,6 +50,8 @@ class Start:
     """The command line of every execution of a compiler."""
     cache: dict[str, Any]
     """s3cache's own report."""
+    seconds: float
+    """From its spawn to its exit."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -59,8 +61,9 @@ class Start:
 
     @property
     def warnings(self) -> list[str]:
-        """What s3cache had to warn of in the job's processes."""
-        return [line for line in self.said.splitlines() if line.startswith("WARNING s3cache")]
+        """What s3cache had to warn of in the job's processes, but for that nothing is signed."""
+        warnings = [line for line in self.said.splitlines() if line.startswith("WARNING s3cache")]
+        return [line for line in warnings if "nothing is signed" not in line]
 
     def count(self, what: str, namespace: str = "") -> int:
         """Return a count of s3cache's report: of a namespace, or of all."""
@@ -107,6 +110,7 @@ class Machine:
             path.unlink(missing_ok=True)
         (self.folder / name).write_text(_PREAMBLE + dedent(script))
         files = {"S3CACHE_REPORT": str(report), LOG_VARIABLE: str(compiled)}
+        began = time.monotonic()
         done = subprocess.run(
             [python, *launcher, name],
             env=self._environment() | files | variables,
@@ -118,6 +122,7 @@ class Machine:
             timeout=START_SECONDS,
             check=False,
         )
+        seconds = time.monotonic() - began
         assert done.returncode == 0, done.stdout
         self._rest()
         return Start(
@@ -125,6 +130,7 @@ class Machine:
             [json.loads(path.read_text()) for path in sorted(self.folder.glob("facts-*.json"))],
             compiled.read_text().splitlines() if compiled.exists() else [],
             json.loads(report.read_text()) if report.exists() else {},
+            seconds,
         )
 
     def run(self, script: str, **how: Any) -> Start:
@@ -201,6 +207,19 @@ class Fleet:
                 key = f"{root}/v1/{name}"
                 data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
                 client.put_object(Bucket=bucket, Key=key, Body=data[:10])
+        finally:
+            client.close()
+
+    def receive(self, other: "Fleet", pause: float = 0.0) -> None:
+        """Copy all objects of another fleet, one after the other, as if a machine had recorded them."""
+        bucket, _, root = self.url.removeprefix("s3://").partition("/")
+        source = other.url.removeprefix("s3://")
+        client = self._server.client()
+        try:
+            # What a manifest names is there before it.
+            for name in sorted(other.objects(), key=lambda name: not name.startswith("packs/")):
+                time.sleep(pause)
+                client.copy_object(Bucket=bucket, Key=f"{root}/v1/{name}", CopySource=f"{source}/v1/{name}")
         finally:
             client.close()
 

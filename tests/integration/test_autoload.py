@@ -52,6 +52,7 @@ GONE = {
     "torch._inductor.runtime.autotune_cache": ["AutotuneCache.save"],
     "torch._inductor.runtime.triton_heuristics": ["CachingAutotuner._precompile_config"],
     "torch._inductor.triton_bundler": ["TritonBundler.load_autotuners"],
+    "torch.distributed.distributed_c10d": ["_update_default_pg"],
     "triton.compiler.compiler": ["AsmDict.__missing__"],
     "triton.runtime.build": ["platform_key"],
     "triton.runtime.cache": ["FileCacheManager.put_group"],
@@ -175,7 +176,7 @@ def test_every_adapter_whose_hook_is_gone_is_off_with_one_warning(
     pytest.importorskip("triton")
     script = TRAINING + (
         "    import torch._inductor.runtime.triton_heuristics, torch._dynamo.package\n"
-        "    import triton.compiler.compiler\n"
+        "    import torch.distributed.distributed_c10d, triton.compiler.compiler\n"
     )
     start = _start_with(WITHOUT_ANY_HOOK, machine, tmp_path, script)
     assert start.facts["losses"] == recorded.facts["losses"]

@@ -13,6 +13,7 @@ from textwrap import dedent
 from typing import Any, NamedTuple
 
 from s3cache import frame, manifest
+from s3cache.keyring import NO_KEYS
 from tests.servers import Server
 
 RUN_SECONDS = 60.0
@@ -36,13 +37,21 @@ if cache:
 """
 
 
+UNSIGNED = "s3cache: nothing is signed"
+"""How the warning begins that every run has which trusts nobody in particular."""
+
+
 class Ended(NamedTuple):
-    """How a process ended, what it wrote, and for how long it was waited."""
+    """How a process ended, what it wrote, and for how long it was waited.
+
+    That nothing is signed is counted, and left out of what it wrote.
+    """
 
     status: int
     stdout: str
     stderr: str
     seconds: float
+    unsigned: int
 
 
 @dataclass
@@ -209,7 +218,7 @@ class Bucket:
         """Return what is stored in slot 0 of a key."""
         client = self._server.client()
         try:
-            found = manifest.decode(self._get(client, f"manifests/{namespace}/{key}/0"))
+            found = manifest.decode(self._get(client, f"manifests/{namespace}/{key}/0"), NO_KEYS)
             return {member.name: self._content(client, found, member) for member in found.members}
         finally:
             client.close()
@@ -236,7 +245,10 @@ def ended(process: subprocess.Popen[str], says: str | None = None) -> Ended:
     """Say something to a process that `Machine` started, close its stdin, return how it ended."""
     began = time.monotonic()
     stdout, stderr = process.communicate(says, timeout=RUN_SECONDS)
-    return Ended(process.returncode, stdout, stderr, time.monotonic() - began)
+    lines = stderr.splitlines(keepends=True)
+    others = [line for line in lines if not line.startswith(UNSIGNED)]
+    seconds = time.monotonic() - began
+    return Ended(process.returncode, stdout, "".join(others), seconds, len(lines) - len(others))
 
 
 def wait_for(

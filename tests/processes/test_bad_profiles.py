@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import zstandard
 
-from s3cache import catalog, envelope, pack, profile
+from s3cache import catalog, pack, prelude, profile
 from s3cache.catalog import Reference
+from s3cache.keyring import NO_KEYS
 from s3cache.machine import platform_tag
 from s3cache.manifest import Manifest, Member, Place, Result
 from s3cache.names import prelude_name
@@ -98,7 +99,7 @@ def test_a_pack_that_is_gone_or_damaged_is_a_miss_and_is_mended(
 
 
 def forged(frames: list[PackFrame], references: list[Reference]) -> bytes:
-    return profile.encode(Segment(frames, catalog.build(references)))
+    return profile.encode(Segment(frames, catalog.build(references, NO_KEYS), profile=PROFILE), NO_KEYS)
 
 
 def reference(key: str, place: Place, size: int = 50_000) -> Reference:
@@ -138,10 +139,10 @@ def that_disagrees(place: Bucket) -> bytes:
 @pytest.mark.parametrize(
     ("forge", "says"),
     [
-        (past_the_end, "does not match"),
+        (past_the_end, "is not where the profile says"),
         (of_ten_gigabytes, "is skipped"),
         (of_ten_million_entries, "is skipped"),
-        (that_disagrees, "is not prefetched"),
+        (that_disagrees, "is not where the profile says"),
     ],
 )
 def test_a_segment_that_is_wrong_is_refused_and_what_is_there_is_found(
@@ -159,15 +160,15 @@ def of_another_job(original: Bucket) -> bytes:
     """Return the prelude of another job."""
     (name,) = original.names(PROFILE)
     segments = {name.replace("/job/", "/other/"): original.read(name)}
-    return envelope.seal(Prelude(segments, {}))
+    return prelude.encode(Prelude(segments, {}))
 
 
 def of_forged_frames(original: Bucket) -> bytes:
     """Return a prelude whose frames are not what its segment says."""
     (name,) = original.names(PROFILE)
     segment = original.read(name)
-    frames = {packed.place.name: b"forged" for packed in profile.decode(name, segment).frames}
-    return envelope.seal(Prelude({name: segment}, frames))
+    frames = {packed.place.name: b"forged" for packed in profile.decode(name, segment, NO_KEYS).frames}
+    return prelude.encode(Prelude({name: segment}, frames))
 
 
 def of_zip_bombs(original: Bucket) -> bytes:
@@ -176,7 +177,7 @@ def of_zip_bombs(original: Bucket) -> bytes:
     names = [profile.segment_name(PROFILE, number, bomb) for number in range(16)]
     for name in names:
         original.write(name, bomb)
-    return envelope.seal(Prelude(dict.fromkeys(names, bomb), {}))
+    return prelude.encode(Prelude(dict.fromkeys(names, bomb), {}))
 
 
 def that_is_too_long(original: Bucket) -> bytes:

@@ -12,7 +12,7 @@ from filelock import FileLock
 from s3cache.agent.address import agent_directory
 from s3cache.settings import Settings
 from tests.processes.conftest import READER, NewMachine
-from tests.processes.machines import Bucket, Machine, ended
+from tests.processes.machines import UNSIGNED, Bucket, Machine, ended
 from tests.processes.stubs import failing, refusing, silent
 
 EXTRA_SECONDS = 5.0
@@ -200,6 +200,7 @@ def test_job_is_told_while_it_runs(machine: Machine) -> None:
     assert job.stdout
     assert job.stderr
     assert job.stdout.readline() == "ready\n"
+    assert job.stderr.readline().startswith(UNSIGNED)
     assert "AWS_ENDPOINT_URL_S3" in job.stderr.readline()
     assert ended(job)[:3] == (0, "", "")
 

@@ -10,6 +10,7 @@ import pytest
 
 from s3cache import catalog, profile
 from s3cache.catalog import Reference
+from s3cache.keyring import NO_KEYS
 from s3cache.machine import platform_tag
 from s3cache.manifest import Manifest
 from s3cache.names import profile_prefix
@@ -73,8 +74,10 @@ def compile_file(machine: Machine, text: str, *options: str, **variables: str | 
 
 def note(bucket: Bucket, job: str, *references: Reference, **writer: str) -> None:
     """Let a machine have written to the profile of a job."""
-    data = profile.encode(Segment([], catalog.build(references), writer=writer))
-    bucket.write(profile.new_segment_name(profile_prefix(job, platform_tag()), data), data)
+    prefix = profile_prefix(job, platform_tag())
+    made = catalog.build(references, NO_KEYS)
+    data = profile.encode(Segment([], made, profile=prefix, writer=writer), NO_KEYS)
+    bucket.write(profile.new_segment_name(prefix, data), data)
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +160,8 @@ def test_a_source_that_has_no_kernels_is_refused(machine: Machine, source: str, 
         (["--target", "h100"], {}, "a target is cuda and a compute capability, as cuda:90, not 'h100'"),
         (["--push"], {"S3CACHE_URL": None}, "S3CACHE_URL is not set; set it to s3://bucket/prefix"),
         (["--check"], {"S3CACHE_URL": None}, "S3CACHE_URL is not set; set it to s3://bucket/prefix"),
-        (["--push"], {"S3CACHE_MODE": "read-only"}, "--push needs S3CACHE_MODE=read-write"),
-        (["--push"], {"S3CACHE_MODE": "off"}, "--push needs S3CACHE_MODE=read-write"),
+        (["--push"], {"S3CACHE_MODE": "read-only"}, "--push stores nothing: S3CACHE_MODE is read-only"),
+        (["--push"], {"S3CACHE_MODE": "off"}, "--push stores nothing: S3CACHE_MODE is off"),
         ([], {"TRITON_INTERPRET": "1"}, "with TRITON_INTERPRET set nothing is compiled: unset it"),
     ],
 )

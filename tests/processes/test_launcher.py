@@ -12,7 +12,7 @@ import pytest
 
 from s3cache.launcher import is_of_this_environment
 from tests.processes.conftest import NewBucket, NewMachine
-from tests.processes.machines import Bucket, Machine, ended
+from tests.processes.machines import UNSIGNED, Bucket, Machine, ended
 from tests.processes.stubs import counting, refusing
 
 RECORD = """
@@ -287,7 +287,7 @@ def on_a_terminal(machine: Machine, *arguments: str, **variables: str | None) ->
     command = [sys.executable, "-c", ON_A_TERMINAL, *machine.command_line(), *arguments]
     end = machine.run_command(command, **variables)
     assert end.stderr == ""
-    return end.status, end.stdout.splitlines()
+    return end.status, [line for line in end.stdout.splitlines() if not line.startswith(UNSIGNED)]
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ def test_report_has_the_documented_keys(machine: Machine) -> None:
     machine.wait_until_idle()
     said = _read(report)
     assert set(said) == {
-        "job", "namespaces", "requests", "seconds", "prefetched_bytes", "quarantined", "versions",
-        "machine", "warnings",
+        "job", "namespaces", "requests", "seconds", "faults", "prefetched_bytes", "quarantined",
+        "versions", "machine", "pinned", "trusted_keys", "warnings",
     }  # fmt: skip
     assert said["job"] == "job"
     assert set(said["namespaces"]) == {"fx-graph", "autotune"}
@@ -41,6 +41,7 @@ def test_report_has_the_documented_keys(machine: Machine) -> None:
     assert all(isinstance(value, float) for value in said["seconds"].values())
     assert {"python", "torch-s3cache", "aioboto3"} <= set(said["versions"])
     assert {"platform", "python", "cpu_flags", "glibc"} <= set(said["machine"])
+    assert said["pinned"] is None
     assert said["warnings"] == []
 
 

@@ -1,0 +1,74 @@
+"""`s3cache verify`: reading a bucket through."""
+
+import os
+from collections import Counter
+
+import anyio
+import click
+
+from s3cache import ledger, verification
+from s3cache.commands.gc import requests
+from s3cache.errors import S3CacheError
+from s3cache.ledger import Ledger
+from s3cache.settings import Settings
+from s3cache.verification import Finding, Verdict
+
+
+class _SampleType(click.ParamType):  # type: ignore[type-arg]
+    name = "sample"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        if value == "all":
+            return None
+        if not str(value).isdecimal() or not int(str(value)):
+            self.fail(f"{value} is neither a number nor all", param, ctx)
+        return int(str(value))
+
+
+@click.command()
+@click.option(
+    "--url", envvar="S3CACHE_URL", required=True, help="s3://bucket/prefix; S3CACHE_URL by default."
+)
+@click.option(
+    "--sample",
+    metavar="N|all",
+    default="all",
+    show_default=True,
+    type=_SampleType(),
+    help="Read so many manifests, and the packs that they name.",
+)
+@click.option("--repair", is_flag=True, help="Delete what is wrong, so that it is stored anew; reads all.")
+def verify(url: str, sample: int | None, repair: bool) -> None:
+    """Read what lies in the bucket, and say what is wrong, unsigned, missing or unreferenced.
+
+    What S3CACHE_TRUSTED_KEYS does not name is untrusted here, and deleted by --repair.
+
+    It costs a LIST for each thousand objects and a GET for each that is read, and all their bytes. Exits
+    with 1 when something is wrong or missing that was not repaired.
+    """
+    if repair and sample is not None:
+        raise click.UsageError("--repair reads all: leave --sample away")
+    counts = Ledger()
+    try:
+        settings = Settings.from_environment({**os.environ, "S3CACHE_URL": url})
+        found = anyio.run(_verify, settings, sample, repair, counts)
+    except S3CacheError as error:
+        raise click.ClickException(str(error)) from error
+    said = ", ".join(f"{found[verdict]} {verdict.value}" for verdict in Verdict)
+    click.echo(f"s3cache: {said}; {requests(counts)}")
+    if not repair and any(found[each] for each in Verdict if each is not Verdict.UNREFERENCED):
+        raise SystemExit(1)
+
+
+async def _verify(settings: Settings, sample: int | None, repair: bool, counts: Ledger) -> Counter[Verdict]:
+    from s3cache.bucket import Bucket
+
+    ledger.charge(counts)
+    async with Bucket(settings.url) as bucket:
+        return await verification.verify(bucket, settings.keyring(), _print, sample=sample, repair=repair)
+
+
+def _print(finding: Finding) -> None:
+    click.echo(f"{finding.verdict.value} {finding.name}: {finding.why}")

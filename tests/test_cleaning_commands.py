@@ -1,0 +1,127 @@
+"""`s3cache gc` and `s3cache verify`: what they say, and with which status they end."""
+
+import pytest
+from click.testing import CliRunner, Result
+
+import s3cache
+from benchmarks.faults import cleaning
+from s3cache.cli import main
+from s3cache.collection import Collected, UnusedProfile
+from s3cache.commands.gc import describe
+from s3cache.inventory import Total
+from s3cache.ledger import Ledger
+from tests.servers import Server
+from tests.writers import content_of
+
+
+@pytest.fixture
+def url(on_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket with one result in it."""
+    monkeypatch.setenv("S3CACHE_URL", on_moto)
+    with s3cache.open_sync(on_moto) as cache:
+        cache.put("ns", "key", {"a": content_of("a", 5000)})
+    return on_moto
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def objects(server: Server, url: str) -> list[str]:
+    client = server.client()
+    try:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        return [
+            item["Key"] for item in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", ())
+        ]
+    finally:
+        client.close()
+
+
+def test_gc_says_what_it_would_do_and_what_it_cost(url: str, moto_server: Server) -> None:
+    before = objects(moto_server, url)
+    said = run("gc")
+    assert said.exit_code == 0, said.output
+    assert said.output.splitlines() == [
+        "condemned it would be: nothing",
+        "deleted it would be: nothing",
+        "s3cache: 3 LIST, 1 GET, 0 PUT, 0 DELETE; nothing was changed, --delete does it",
+    ]
+    assert objects(moto_server, url) == before
+
+
+def test_gc_leaves_what_is_young(url: str, moto_server: Server) -> None:
+    before = objects(moto_server, url)
+    said = run("gc", "--days", "1", "--grace", "1", "--delete")
+    assert said.exit_code == 0, said.output
+    assert said.output.splitlines() == [
+        "condemned: nothing",
+        "deleted: nothing",
+        "s3cache: 4 LIST, 1 GET, 1 PUT, 1 DELETE",
+    ]
+    assert objects(moto_server, url) == before
+
+
+def test_gc_lists_the_profiles_that_nobody_used() -> None:
+    unused = [UnusedProfile("train", "linux-x86_64", 1_700_000_000, 5000, 12_000_000)]
+    collected = Collected(unused, [Total("packs", 3, 2_000_000)], [])
+    assert list(describe(collected, 30, Ledger(), delete=True)) == [
+        "profiles of which no use was seen for 30 days:",
+        "  train on linux-x86_64: 5000 entries, 12.0 MB, last used 2023-11-14",
+        "A machine that may not write leaves no trace of use: --keep JOB keeps the profile of a job.",
+        "condemned: 3 packs (2.0 MB)",
+        "deleted: nothing",
+        "s3cache: 0 LIST, 0 GET, 0 PUT, 0 DELETE",
+    ]
+
+
+def test_verify_says_that_nothing_is_wrong(url: str) -> None:
+    said = run("verify")
+    assert (said.exit_code, said.output) == (
+        0,
+        "s3cache: 0 wrong, 0 unsigned or untrusted, 0 missing, 0 unreferenced; "
+        "1 LIST, 2 GET, 0 PUT, 0 DELETE\n",
+    )
+
+
+def test_verify_fails_while_something_is_wrong_and_repairs_it(url: str, moto_server: Server) -> None:
+    (pack,) = (name for name in objects(moto_server, url) if "/packs/" in name)
+    client = moto_server.client()
+    client.put_object(Bucket=url.split("/")[2], Key=pack, Body=b"damaged")
+    client.close()
+    said = run("verify")
+    assert said.exit_code == 1
+    assert said.output.splitlines()[0].startswith("wrong packs/")
+    assert run("verify", "--repair").exit_code == 0
+    assert objects(moto_server, url) == []
+    assert run("verify").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--sample", "0"], ["--sample", "some"], ["--sample", "3", "--repair"]]
+)
+def test_verify_refuses_a_sample_that_is_none(url: str, arguments: list[str]) -> None:
+    assert run("verify", *arguments).exit_code == 2
+
+
+def test_verify_takes_a_sample(url: str) -> None:
+    assert run("verify", "--sample", "10").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["gc", "verify"])
+def test_a_bucket_that_is_not_there_is_an_error_that_says_so(url: str, command: str) -> None:
+    said = run(command, "--url", "s3://no-such-bucket/prefix")
+    assert said.exit_code == 1
+    assert "no such bucket" in said.output
+
+
+@pytest.mark.parametrize("command", ["gc", "verify"])
+def test_a_url_is_needed(command: str) -> None:
+    assert run(command).exit_code == 2
+    assert run(command, "--url", "http://bucket").exit_code == 1
+
+
+def test_so_many_objects_take_so_many_requests() -> None:
+    """The small version of what is measured with a million."""
+    said = CliRunner().invoke(cleaning.main, ["--objects", "3000"])
+    assert said.exit_code == 0, said.output
