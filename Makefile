@@ -16,7 +16,8 @@ LIGHT_VENVS = $(foreach v,$(OTHER_VERSIONS),$(if $(call python_of,$(v)),.venv-$(
 empty :=
 LIGHT_PYTHONS = $(subst $(empty) $(empty),:,$(LIGHT_VENVS:%=$(CURDIR)/%/bin/python))
 
-REAL_COMPILES := tests/integration --numprocesses 2 --dist loadfile
+IN_TWO := --numprocesses 2 --dist loadfile
+REAL_COMPILES := tests/integration $(IN_TWO)
 
 SOURCES := $(shell find s3cache integration kernels -name '*.py')
 
@@ -30,7 +31,8 @@ demo: .venv/stamp
 	$(BIN)/python -m benchmarks.demo
 
 test: lint typecheck $(LIGHT_VENVS:%=%/stamp)
-	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest tests/test_*.py tests/kernels tests/processes
+	$(BIN)/python -m pytest tests/test_*.py tests/kernels $(IN_TWO)
+	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest tests/processes
 	$(BIN)/python -m pytest $(REAL_COMPILES)
 
 # The adapters against another version: make test-torch TORCH=2.11.0
