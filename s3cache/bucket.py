@@ -233,12 +233,18 @@ class Bucket(ObjectStore):
         if self._failure:
             ledger.current().note(self._failure)
             raise self._failure.with_traceback(None)
+        began = anyio.current_time()
         with ledger.current().request(kind, name) as event:
             try:
                 with anyio.fail_after(ANSWER_SECONDS + size / LEAST_RATE) as scope:
                     yield _Request(self._client, event, scope)
             except _FAILURES as error:
                 raise self._explain(error, kind, name) from error
+            except anyio.get_cancelled_exc_class():
+                # Who waited for it has given it up first.
+                if anyio.current_time() - began > SILENCE_SECONDS:
+                    ledger.current().note(TimedOut(name))
+                raise
 
     def _explain(self, error: Exception, kind: str = "", name: str = "") -> StoreError:
         if isinstance(error, _CREDENTIAL_ERRORS):

@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 CLAIMED_BYTES = 128 << 10
 """Less than this is stored without asking who else is storing it: that costs a request."""
 _WITHDRAWAL_SECONDS = 5.0
-_DAY_SECONDS = 86_400
 _MARK_BYTES = 16
+_SALT_BYTES = 16
 SAMPLE = 16
 """Of so many results that are to be stored, and not of all, it is asked whether they are there."""
 _NOT_THERE = "the bucket says that {} is there, and does not have it"
@@ -78,7 +78,6 @@ class Cache:
         self._retries = Retries()
         self._flights: dict[str, _Flight] = {}
         self._broken: dict[str, Manifest] = {}
-        self._token = secrets.token_bytes(16)
         self.downloaded: dict[str, float] = {}
         """Names in the disk tier of what came from the bucket, and when by the monotonic clock."""
         self.created: set[str] = set()
@@ -460,17 +459,10 @@ class Cache:
 
         Raises StoreError when the bucket refuses.
         """
-        pack = await anyio.to_thread.run_sync(packs.build, results, self._writer, self._salt())
+        pack = await anyio.to_thread.run_sync(packs.build, results, self._writer, _new_salt())
         if results:
             await self._upload(pack)
         return pack
-
-    def _salt(self) -> bytes:
-        """Return what makes a pack's name one that nobody else uses, and nobody tomorrow.
-
-        So an old pack that nothing names is one that nothing will name.
-        """
-        return self._token + int(time.monotonic() // _DAY_SECONDS).to_bytes(4)
 
     async def _upload(self, pack: Pack) -> None:
         name = names.pack_name(pack.digest)
@@ -625,6 +617,11 @@ class Cache:
             if self.tier_failure is None:
                 logger.warning("the disk tier takes nothing more: %s", error)
             self.tier_failure = error
+
+
+def _new_salt() -> bytes:
+    """Return what makes a pack's name one of its own: an old pack that nothing names, nothing will name."""
+    return secrets.token_bytes(_SALT_BYTES)
 
 
 class _Flight:

@@ -1,7 +1,7 @@
 """Packs: the members of many results in one object, what belongs together side by side. Pure.
 
 A pack is solid zstd frames. What a start reads comes first, so that it is one range. The last frame is one
-that zstd skips: its salt makes a pack the only one of its name, whoever else stores the same.
+that zstd skips: its salt makes a pack the only one of its name, whoever stores the same again.
 A frame is of one namespace and one set of requirements, so that what is of no use on a machine is not
 fetched there; in it, members of one kind follow each other, because they resemble each other.
 """

@@ -74,7 +74,7 @@ def bucket(tmp_path: Path) -> Bucket:
 @pytest.fixture(autouse=True)
 def _one_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let packs have names that a test can tell beforehand."""
-    monkeypatch.setattr(Cache, "_salt", lambda _: b"")
+    monkeypatch.setattr("s3cache.cache._new_salt", lambda: b"")
 
 
 @pytest.fixture

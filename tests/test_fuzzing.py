@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from tests.fuzzing.mutation import changed
-from tests.fuzzing.targets import PEAK_BYTES, SECONDS, TARGETS, attempt, corpus
+from tests.fuzzing.targets import INPUT_BYTES, PEAK_BYTES, SECONDS, TARGETS, attempt, corpus
 
 CHANGES = 50
 """So often each of the inputs is changed at random, always in the same way."""
@@ -34,7 +34,7 @@ def test_what_is_damaged_is_decoded_or_corrupt(target: str) -> None:
     try:
         for data in list(corpus(target).values())[:20]:
             for _ in range(CHANGES):
-                attempt(target, changed(data, chance))
+                attempt(target, changed(data, chance, INPUT_BYTES))
         assert tracemalloc.get_traced_memory()[1] <= PEAK_BYTES
     finally:
         tracemalloc.stop()

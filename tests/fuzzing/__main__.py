@@ -12,7 +12,7 @@ with atheris.instrument_imports(include=["s3cache"], enable_loader_override=Fals
 
 def mutate(data: bytes, most: int, seed: int) -> bytes:
     """Return another input: every second one is changed in what it says, the others as libFuzzer does."""
-    return changed(data, random.Random(seed))[:most] if seed % 2 else atheris.Mutate(data, most)
+    return changed(data, random.Random(seed), most) if seed % 2 else atheris.Mutate(data, most)
 
 
 target = sys.argv.pop(1)

@@ -37,8 +37,8 @@ _LENGTHS = [
 ]
 
 
-def changed(data: bytes, chance: random.Random) -> bytes:
-    """Return an input with a few changes, always the same ones for one state of `chance`."""
+def changed(data: bytes, chance: random.Random, most: int) -> bytes:
+    """Return an input of `most` bytes at most with a few changes, the same ones for one state of `chance`."""
     for _ in range(chance.randint(1, 4)):
         try:
             data = msgspec.msgpack.encode(_with_another_value(msgspec.msgpack.decode(data), chance))
@@ -46,6 +46,8 @@ def changed(data: bytes, chance: random.Random) -> bytes:
             data = _with_other_bytes(data, chance)
         if chance.random() < 0.3:
             data = _with_other_bytes(data, chance)
+        # Each change can make it a hundred times as large.
+        data = data[:most]
     return data
 
 

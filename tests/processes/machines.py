@@ -143,7 +143,12 @@ class Machine:
 
     def wait_for_agent(self) -> int:
         """Wait until an agent listens, and return its process."""
-        wait_for(lambda: any(self.cache.glob("agents/*/socket")), "an agent", says=self.log)
+
+        def listens() -> bool:
+            # One that finds another there is about to end.
+            return any(self.cache.glob("agents/*/socket")) and len(self.agents()) == 1
+
+        wait_for(listens, "an agent", says=self.log)
         (agent,) = self.agents()
         return agent
 
