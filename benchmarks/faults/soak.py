@@ -32,9 +32,7 @@ WAITING = 500
 """So many results may wait to be stored: a quarter of the limit has room for more."""
 GROWTH = 0.05
 """Of memory, as a share: what is left to the allocator's mood."""
-SWING = 2.0
-"""Of what is opened and closed all the time."""
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 0.1
 JOB = """
 import subprocess
 WORK = '''
@@ -107,11 +105,11 @@ def check(server: Server, root: Path, operations: int) -> list[Number]:
         threads = _quarters(of_role, operations, lambda sample: sample.threads)
         numbers += [
             _growth(f"memory of the {role}", mebibytes, GROWTH * mebibytes[0], " MiB"),
-            _growth(f"file handles of the {role}", files, SWING),
-            _growth(f"threads of the {role}", threads, SWING),
+            _growth(f"file handles of the {role}", files, 0),
+            _growth(f"threads of the {role}", threads, 0),
         ]
     unfinished = _quarters(leftovers, operations, lambda sample: sample.files)
-    numbers.append(_growth("unfinished files", unfinished, SWING))
+    numbers.append(_growth("unfinished files", unfinished, 0))
     numbers.append(Number("unfinished files that are left at the end", 0, _unfinished(machine)))
     return numbers
 

@@ -38,7 +38,7 @@ _LENGTHS = [
 
 
 def changed(data: bytes, chance: random.Random, most: int) -> bytes:
-    """Return an input of `most` bytes at most with a few changes, the same ones for one state of `chance`."""
+    """Return an input with a few changes, of `most` bytes at most; the same for one state of `chance`."""
     for _ in range(chance.randint(1, 4)):
         try:
             data = msgspec.msgpack.encode(_with_another_value(msgspec.msgpack.decode(data), chance))
