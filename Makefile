@@ -32,7 +32,7 @@ demo: .venv/stamp
 
 test: lint typecheck $(LIGHT_VENVS:%=%/stamp)
 	$(BIN)/python -m pytest tests/test_*.py tests/kernels $(IN_TWO)
-	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest tests/processes
+	S3CACHE_TEST_PYTHONS=$(LIGHT_PYTHONS) $(BIN)/python -m pytest tests/processes $(IN_TWO)
 	$(BIN)/python -m pytest $(REAL_COMPILES)
 
 # The adapters against another version: make test-torch TORCH=2.11.0

@@ -113,8 +113,8 @@ def _look_into(bucket: Bucket) -> tuple[int, int]:
 def _torn(machine: Machine) -> int:
     """Return how many files of the disk tier do not hold what they were written with."""
     torn = 0
-    for path in machine.cache.glob("tier/*/objects/**/*"):
-        with suppress(FileNotFoundError, IsADirectoryError):
+    for path in machine.held():
+        with suppress(FileNotFoundError):
             data = path.read_bytes()
             torn += blake3(data[32:]).digest() != data[:32]
     return torn

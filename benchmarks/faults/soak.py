@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,30 +33,26 @@ WAITING = 500
 GROWTH = 0.05
 """Of memory, as a share: what is left to the allocator's mood."""
 SAMPLE_SECONDS = 0.1
-JOB = """
-import subprocess
-WORK = '''
-import os, random, sys, time
-from s3cache.client import current
-
-cache = current()
-cache.settings.spool_directory.mkdir(parents=True, exist_ok=True)
+WORK = """
+spool = cache.settings.spool_directory
 randomly = random.Random(int(sys.argv[1]))
 done = open(f"done-{{sys.argv[1]}}", "w", buffering=1)
 for number in range({operations}):
-    while len(os.listdir(cache.settings.spool_directory)) > {waiting}:
+    while spool.exists() and len(os.listdir(spool)) > {waiting}:
         time.sleep(0.05)
     key = randomly.randrange({keys})
     if number % 2:
         # Compilers do not make the same bytes twice.
-        cache.put("fx-graph", f"key-{{key}}", {{{{"graph": b"%d " % key + randomly.randbytes({bytes})}}}})
+        cache.put("fx-graph", f"key-{{key}}", {{"graph": b"%d " % key + randomly.randbytes({bytes})}})
     else:
         entry = cache.get("fx-graph", f"key-{{key}}")
         assert entry is None or entry.members["graph"].startswith(b"%d " % key)
     if number % 50 == 0:
-        done.write(f"{{number}}\\\\n")
-'''
-workers = [subprocess.Popen([sys.executable, "-c", WORK, str(n)]) for n in range({processes})]
+        done.write(f"{{number}}\\n")
+"""
+JOB = """
+import subprocess
+workers = [subprocess.Popen([sys.executable, "work.py", str(n)]) for n in range({processes})]
 sys.exit(max(worker.wait() for worker in workers))
 """
 
@@ -75,29 +71,26 @@ def check(server: Server, root: Path, operations: int) -> list[Number]:
     """Let PROCESSES processes do so many gets and puts in all."""
     bucket = Bucket(server, BUCKET, "soak")
     machine = Machine(root / "machine", bucket.settings | {"S3CACHE_DISK_LIMIT": str(LIMIT)})
-    text = (
-        JOB.format(
-            operations=operations // PROCESSES, keys=KEYS, bytes=BYTES, waiting=WAITING, processes=PROCESSES
-        )
-        .replace("{{", "{")
-        .replace("}}", "}")
-    )
-    job = machine.start(text)
-    samples: dict[str, list[Sample]] = defaultdict(list)
-    leftovers: list[Sample] = []
-    held = 0
-    while job.poll() is None:
-        done = _done(machine)
-        for role, pids in (("job", children(job.pid)), ("agent", machine.agents())):
-            if role == "agent" or len(pids) == PROCESSES:
-                with suppress(OSError, ValueError):
-                    samples[role].append(_sample(done, pids))
-        leftovers.append(Sample(done, 0, _unfinished(machine), 0))
-        held = max(held, _held(machine))
-        time.sleep(SAMPLE_SECONDS)
-    stdout, stderr = job.communicate()
-    assert (job.returncode, stdout) == (0, ""), stderr
-    machine.wait_until_idle(300)
+    work = WORK.format(operations=operations // PROCESSES, keys=KEYS, bytes=BYTES, waiting=WAITING)
+    machine.script(work, "work.py")
+    with ExitStack() as at_the_end:
+        at_the_end.callback(machine.switch_off)
+        job = machine.start(JOB.format(processes=PROCESSES))
+        samples: dict[str, list[Sample]] = defaultdict(list)
+        leftovers: list[Sample] = []
+        held = 0
+        while job.poll() is None:
+            done = _done(machine)
+            for role, pids in (("job", children(job.pid)), ("agent", machine.agents())):
+                if role == "agent" or len(pids) == PROCESSES:
+                    with suppress(OSError, ValueError):
+                        samples[role].append(_sample(done, pids))
+            leftovers.append(Sample(done, 0, _unfinished(machine), 0))
+            held = max(held, _held(machine))
+            time.sleep(SAMPLE_SECONDS)
+        stdout, stderr = job.communicate()
+        assert (job.returncode, stdout) == (0, ""), stderr
+        machine.wait_until_idle(300)
     numbers = [Number("most bytes in the disk tier ÷ its limit", 1.0, held / LIMIT)]
     for role, of_role in samples.items():
         mebibytes = _quarters(of_role, operations, lambda sample: sample.memory / 2**20)
@@ -148,15 +141,14 @@ def _sample(done: int, pids: list[int]) -> Sample:
 
 def _unfinished(machine: Machine) -> int:
     """Return how many files are being written, or were and are left over."""
-    in_cache = [*machine.cache.glob("tier/*/incoming/*"), *machine.cache.glob("spool/*/*.incoming")]
-    return len(in_cache)
+    return len([*machine.cache.glob("tier/*/incoming/*"), *machine.cache.glob("spool/*/*.incoming")])
 
 
 def _held(machine: Machine) -> int:
     held = 0
-    for path in machine.cache.glob("tier/*/objects/**/*"):
+    for path in machine.held():
         with suppress(OSError):
-            held += path.stat().st_size if path.is_file() else 0
+            held += path.stat().st_size
     return held
 
 

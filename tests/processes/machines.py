@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
@@ -136,6 +136,12 @@ class Machine:
         return sorted(
             f"{path.parent.name}/{path.name}" for path in self.cache.glob("tier/*/objects/packs/*/*")
         )
+
+    def held(self) -> Iterator[Path]:
+        """Yield the files in the disk tier, while others come and go."""
+        for tier in self.cache.glob("tier/*/objects"):
+            for folder, _, files in os.walk(tier):
+                yield from (Path(folder, name) for name in files)
 
     def wait_until_idle(self, seconds: float = IDLE_SECONDS) -> None:
         """Wait until no agent is left."""
