@@ -60,18 +60,25 @@ def secure(folder: Path, access: Access) -> None:
 
 
 def make(folder: str | Path, access: Access) -> None:
-    """Make a folder, and those above it, unless they are there."""
+    """Make a folder, and those above it, unless they are there. Raises OSError when it cannot be made."""
+    try:
+        _make_one(folder, access)
+    except FileNotFoundError:
+        above = os.path.dirname(folder)  # noqa: PTH120
+        if above in ("", folder):
+            raise
+        make(above, access)
+        _make_one(folder, access)
+
+
+def _make_one(folder: str | Path, access: Access) -> None:
     try:
         os.mkdir(folder, access.folder)  # noqa: PTH102
     except FileExistsError:
         return
-    except FileNotFoundError:
-        make(os.path.dirname(folder), access)  # noqa: PTH120
-        make(folder, access)
-    else:
-        if access is GROUP:
-            # Whatever the umask is.
-            os.chmod(folder, access.folder)  # noqa: PTH101
+    if access is GROUP:
+        # Whatever the umask is.
+        os.chmod(folder, access.folder)  # noqa: PTH101
 
 
 def open_to_read(path: str | Path) -> int:

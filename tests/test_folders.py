@@ -269,3 +269,9 @@ def test_other_keys_are_another_agents(tmp_path: Path) -> None:
 def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
     folders.make(tmp_path / "a" / "b" / "c", folders.OWNER)
     assert modes(tmp_path / "a") == {0o700}
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/proc/nowhere/below", ""])
+def test_a_folder_that_cannot_be_made_is_an_error(folder: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        folders.make(folder, folders.OWNER)
