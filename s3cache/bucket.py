@@ -14,6 +14,7 @@ from botocore import exceptions as boto
 from botocore.handlers import add_expect_header
 
 from s3cache import ledger
+from s3cache.condemned import LIST_BYTES
 from s3cache.errors import (
     BucketAbsent,
     Busy,
@@ -22,11 +23,13 @@ from s3cache.errors import (
     Forbidden,
     NotS3,
     ObjectAbsent,
+    S3CacheError,
     ServerFailed,
     StoreError,
     TimedOut,
     Truncated,
     Unreachable,
+    Unreadable,
     WrongClock,
     WrongRegion,
 )
@@ -71,10 +74,12 @@ _REFUSAL_CODES = {
 CHUNK_BYTES = 1 << 20
 _MOST_BYTES = {
     "claims": 0,
+    "condemned": LIST_BYTES,
     "manifests": MANIFEST_BYTES,
     "profiles": SEGMENT_BYTES,
     "preludes": PRELUDE_BYTES,
 }
+_TOO_MUCH = "{} has more bytes than it may"
 _ENDPOINT = "check the network and AWS_ENDPOINT_URL_S3"
 _REMEDY = "check the credentials and the bucket's policy"
 _REMEDIES = {
@@ -86,6 +91,8 @@ _REMEDIES = {
 _SLOW_DOWN_STATUSES = {429, 503}
 _FAILED_STATUSES = {500, 502, 504}
 _EXPIRY_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+_UNREADABLE_CODES = ("InvalidObjectState", "InvalidRequest", "KMS")
+"""How they begin when an object is archived, or encrypted by a key that is not given or is gone."""
 _CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
 _CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
@@ -120,7 +127,7 @@ class Bucket(ObjectStore):
         self._prefix = f"{prefix}/{LAYOUT}/" if prefix else f"{LAYOUT}/"
         self._stack = AsyncExitStack()
         self._client: Any = None
-        self._failure: StoreError | None = None
+        self._failure: S3CacheError | None = None
         self._retries = Retries()
 
     async def __aenter__(self) -> Self:
@@ -150,18 +157,20 @@ class Bucket(ObjectStore):
     async def get(self, name: str, part: range | None = None) -> bytes:
         """Return an object, or those of its bytes that lie in `part`.
 
-        Raises ObjectAbsent, or another StoreError that says why not; Corrupt when more comes than an object
-        of its kind, or `part`, has.
+        Raises ObjectAbsent, or another StoreError that says why not; Unreadable when it is archived or
+        encrypted, Corrupt when there is more than an object of its kind, or `part`, has.
         """
         bounds = {"Range": f"bytes={part.start}-{part.stop - 1}"} if part is not None else {}
 
         async def request() -> bytes:
             async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event, scope):
+                limit = _most_bytes(name) if part is None else len(part)
                 response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
-                scope.deadline = anyio.current_time() + SILENCE_SECONDS
-                scope.deadline += response.get("ContentLength", 0) / LEAST_RATE
                 async with response["Body"]:
-                    limit = _most_bytes(name) if part is None else len(part)
+                    size = response.get("ContentLength", 0)
+                    if size > limit:
+                        raise Corrupt(_TOO_MUCH.format(name))
+                    scope.deadline = anyio.current_time() + SILENCE_SECONDS + size / LEAST_RATE
                     data = await _read(response["Body"], limit, name)
                     event.bytes = len(data)
                     return data
@@ -246,7 +255,7 @@ class Bucket(ObjectStore):
                     ledger.current().note(TimedOut(name))
                 raise
 
-    def _explain(self, error: Exception, kind: str = "", name: str = "") -> StoreError:
+    def _explain(self, error: Exception, kind: str = "", name: str = "") -> StoreError | Unreadable:
         if isinstance(error, _CREDENTIAL_ERRORS):
             return CredentialsAbsent(
                 f"{self.url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
@@ -267,6 +276,8 @@ class Bucket(ObjectStore):
             return _Present(name)
         if code in ("InvalidRange", "416") and kind == "GET":
             return _PastEnd(name)
+        if code.startswith(_UNREADABLE_CODES) and kind == "GET":
+            return Unreadable(f"{self.url}: {name} is not given out ({code}); restore it, or delete it")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if status in _SLOW_DOWN_STATUSES:
             return Busy(f"{self.url}: the bucket asks for fewer requests ({code})")
@@ -304,7 +315,7 @@ async def _read(body: Any, limit: int, name: str) -> bytes:
         chunks.append(chunk)
         limit -= len(chunk)
         if limit < 0:
-            raise Corrupt(f"{name} has more bytes than it may")
+            raise Corrupt(_TOO_MUCH.format(name))
     return b"".join(chunks)
 
 

@@ -33,6 +33,8 @@ from s3cache.errors import (
     S3CacheError,
     SlotsExhausted,
     StoreError,
+    Unreadable,
+    Untrusted,
 )
 from s3cache.keyring import Keyring
 from s3cache.machine import Machine
@@ -590,6 +592,9 @@ class Cache:
         self._retries.earn()
         try:
             return await download()
+        except (Removed, Unreadable, Untrusted) as error:
+            ledger.current().note(error)
+            raise
         except Corrupt as error:
             ledger.current().note(error)
             if not self._retries.take():

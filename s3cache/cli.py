@@ -2,10 +2,8 @@
 
 import json
 import os
-import shlex
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -102,7 +100,7 @@ def run(
         said = "s3cache: off; set S3CACHE_URL, or give --url"
     if trace:
         kept = client.trace() if client and flushed else None
-        _write_trace(trace, command, [said, *warnings], kept, started)
+        _write_trace(trace, [said, *warnings], kept, started)
     click.echo(said, err=True)
     sys.exit(status)
 
@@ -219,15 +217,14 @@ def _check_that_it_can_be_written(trace: Path) -> None:
         ) from error
 
 
-def _write_trace(
-    trace: Path, command: Sequence[str], facts: list[str], kept: protocol.Events | None, started: float
-) -> None:
+def _write_trace(trace: Path, facts: list[str], kept: protocol.Events | None, started: float) -> None:
     from s3cache.trace import render
 
     events, left_out = (kept.events, kept.left_out) if kept else ([], 0)
     try:
-        page = render(shlex.join(command), facts, events, left_out, started)
-        # A command's bytes need not be UTF-8.
+        # Not the command: there may be secrets among its arguments.
+        page = render(os.environ["S3CACHE_JOB"], facts, events, left_out, started)
+        # A name's bytes need not be UTF-8.
         trace.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
         click.echo(f"s3cache: {trace} cannot be written: {error.strerror}; name another file", err=True)

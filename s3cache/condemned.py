@@ -8,8 +8,8 @@ from s3cache.errors import Corrupt
 
 NAMES = 20_000
 """How many names one list has at most."""
-_NAME_BYTES = 512
-"""More than any name has."""
+LIST_BYTES = NAMES * 512
+"""More than any list has, unpacked too: no name has 512 bytes."""
 
 
 def encode(names: Iterable[str]) -> bytes:
@@ -22,7 +22,7 @@ def decode(name: str, data: bytes) -> list[str]:
     if not name.endswith(f"-{_digits(data)}"):
         raise Corrupt(f"{name} does not match its digest")
     try:
-        return frame.decompress(data, NAMES * _NAME_BYTES).decode().split("\n")
+        return frame.decompress(data, LIST_BYTES).decode().split("\n")
     except UnicodeDecodeError as error:
         raise Corrupt(f"{name} holds no names: {error}") from error
 

@@ -29,7 +29,7 @@ class HighestCounts:
     def of(self, prefix: str) -> int:
         """Return the highest count that was noted; 0 when none was."""
         with suppress(OSError, ValueError):
-            file = folders.open_to_read(self._path(prefix))
+            file = folders.open_to_read(self.path(prefix))
             try:
                 return int(os.read(file, _DIGITS))
             finally:
@@ -40,7 +40,7 @@ class HighestCounts:
         """Remember a count, if it is higher."""
         if count <= self.of(prefix):
             return
-        path = self._path(prefix)
+        path = self.path(prefix)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.{time.time_ns()}")
         try:
             folders.make(path.parent, self._access)
@@ -55,5 +55,6 @@ class HighestCounts:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
 
-    def _path(self, prefix: str) -> Path:
+    def path(self, prefix: str) -> Path:
+        """Return the file that has the highest count of a profile."""
         return self._directory / prefix.strip("/")

@@ -6,6 +6,7 @@ S3CacheError
 ├── TooLarge                 a result has a member that is larger than any reader takes
 ├── Corrupt                  bytes do not match their digest, or cannot be decoded
 │   ├── Removed              a slot's result was removed, and a slot above it was not
+│   ├── Unreadable           an object is there, and the store does not give it out
 │   └── Untrusted            nobody who is trusted has signed it
 ├── DiskTierError            the disk tier cannot be used
 │   └── DiskFull             there is no room for an entry
@@ -57,9 +58,19 @@ class Corrupt(S3CacheError):
 class Untrusted(Corrupt):
     """Raised when nobody who is trusted has signed an object, or for another place than it was found at."""
 
+    fault = "untrusted"
+
 
 class Removed(Corrupt):
     """Raised when a slot's result was removed, and a slot above it was not."""
+
+    fault = ""
+
+
+class Unreadable(Corrupt):
+    """Raised when a store has an object and does not give it out: archived, or encrypted by a lost key."""
+
+    fault = "unreadable"
 
 
 class DiskTierError(S3CacheError):

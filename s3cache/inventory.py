@@ -1,24 +1,34 @@
 """What lies in a bucket, and what names what, in a temporary file: there may be millions of objects."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple, Self, TypeVar
 
-from s3cache.manifest import TOMBSTONE
-from s3cache.names import Kind, kind_of
-from s3cache.stores.base import Listed
+from s3cache.errors import Corrupt
+from s3cache.manifest import MAX_SLOTS, TOMBSTONE
+from s3cache.names import Kind, kind_of, pack_name
+from s3cache.pack import PackFrame
+from s3cache.stores.base import Listed, ObjectStore
+
+T = TypeVar("T")
 
 _PAGE = 1000
+_MOST = (1 << 62) - 1
+"""What SQLite can hold of a number, and more than any pack has of bytes."""
 _CACHE_KIBIBYTES = 32 << 10
 _SCHEMA = """
 CREATE TABLE objects (
     name TEXT PRIMARY KEY, folder TEXT, kind TEXT, size INTEGER, created REAL,
-    is_live INTEGER DEFAULT 0, goes INTEGER DEFAULT 0, is_condemned INTEGER DEFAULT 0
+    is_live INTEGER DEFAULT 0, goes INTEGER DEFAULT 0, is_condemned INTEGER DEFAULT 0,
+    is_damaged INTEGER DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE named (manifest TEXT, pack TEXT, PRIMARY KEY (manifest, pack)) WITHOUT ROWID;
-CREATE INDEX namers ON named (pack);
+CREATE TABLE named (namer TEXT, name TEXT, PRIMARY KEY (namer, name)) WITHOUT ROWID;
+CREATE INDEX namers ON named (name);
 CREATE INDEX folders ON objects (folder) WHERE kind = 'profiles';
 CREATE TABLE bodies (name TEXT PRIMARY KEY, body BLOB) WITHOUT ROWID;
+CREATE TABLE frames (pack TEXT, segment TEXT, start INTEGER, length INTEGER, digest BLOB);
+CREATE INDEX packs ON frames (pack);
 CREATE TABLE listed (name TEXT PRIMARY KEY, is_due INTEGER) WITHOUT ROWID;
 """
 _IS_TOMBSTONE = "(kind = 'manifests' AND size = 0)"
@@ -35,11 +45,32 @@ class Total(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A slot: the name of its object, whether that is a tombstone, whether it goes."""
+    """A slot: the name of its object, whether that is a tombstone, whether it goes or is damaged."""
 
     name: str
     is_tombstone: bool
     goes: bool
+    is_damaged: bool
+
+    @property
+    def is_of_use(self) -> bool:
+        """Whether readers are to find it, for which no slot below it may be empty."""
+        return not (self.is_tombstone or self.goes or self.is_damaged)
+
+
+def top_of(slots: Mapping[int, Slot]) -> int:
+    """Return the highest slot that is of use, -1 when none is."""
+    return max((number for number, slot in slots.items() if slot.is_of_use), default=-1)
+
+
+async def read(objects: ObjectStore, name: str, decode: Callable[[bytes], T]) -> T:
+    """Return what `decode` makes of an object. What arrives damaged is asked for once more.
+
+    Raises Corrupt when that is damaged, too, ObjectAbsent when there is no such object.
+    """
+    with suppress(Corrupt):
+        return decode(await objects.get(name))
+    return decode(await objects.get(name))
 
 
 class Inventory:
@@ -60,8 +91,7 @@ class Inventory:
     def add(self, objects: Iterable[Listed]) -> None:
         """Add objects; those whose names are not of our making have no kind."""
         rows = (
-            (name, name.rpartition("/")[0], kind.value if (kind := kind_of(name)) else "", size, created)
-            for name, size, created in objects
+            (name, name.rpartition("/")[0], _kind_of(name), size, created) for name, size, created in objects
         )
         self._many(
             "INSERT OR REPLACE INTO objects (name, folder, kind, size, created) VALUES (?, ?, ?, ?, ?)",
@@ -78,9 +108,40 @@ class Inventory:
                 page.clear()
         self.add(page)
 
-    def name_packs(self, manifest: str, packs: Iterable[str]) -> None:
-        """Note which packs a manifest names."""
-        self._many("INSERT OR IGNORE INTO named VALUES (?, ?)", ((manifest, pack) for pack in packs))
+    def note_named(self, namer: str, named: Iterable[str]) -> None:
+        """Note what an object names."""
+        self._many("INSERT OR IGNORE INTO named VALUES (?, ?)", ((namer, name) for name in named))
+
+    def named_by(self, namer: str) -> list[str]:
+        """Return what an object names."""
+        return [name for (name,) in self._rows("SELECT name FROM named WHERE namer = ? ORDER BY name", namer)]
+
+    def note_damaged(self, manifest: str) -> None:
+        """Note that no reader can use a manifest."""
+        self._many("UPDATE objects SET is_damaged = 1 WHERE name = ?", [(manifest,)])
+
+    def keep_frames(self, segment: str, frames: Iterable[PackFrame]) -> None:
+        """Keep what a segment says of frames."""
+        self._many(
+            "INSERT INTO frames VALUES (?, ?, ?, ?, ?)",
+            (
+                (
+                    pack_name(packed.place.pack),
+                    segment,
+                    min(packed.place.offset, _MOST),
+                    packed.place.length,
+                    packed.digest,
+                )
+                for packed in frames
+            ),
+        )
+
+    def frames_in(self, pack: str) -> Iterator[tuple[str, range, bytes]]:
+        """Yield which bytes of a pack are a frame, with their digest, and which segment says so."""
+        for segment, start, length, digest in self._database.execute(
+            "SELECT segment, start, length, digest FROM frames WHERE pack = ?", (pack,)
+        ):
+            yield segment, range(start, start + length), digest
 
     def keep_body(self, manifest: str, body: bytes) -> None:
         """Keep a manifest as it lies in the bucket."""
@@ -90,8 +151,8 @@ class Inventory:
         """Yield the manifests that were kept of those that name a pack, and their bytes."""
         after = ""
         while rows := self._rows(
-            "SELECT name, body FROM named JOIN bodies ON bodies.name = named.manifest"
-            f" WHERE pack = ? AND manifest > ? ORDER BY manifest LIMIT {_PAGE}",
+            "SELECT bodies.name, body FROM named JOIN bodies ON bodies.name = namer"
+            f" WHERE named.name = ? AND namer > ? ORDER BY namer LIMIT {_PAGE}",
             pack,
             after,
         ):
@@ -138,11 +199,14 @@ class Inventory:
             ):
                 yield name
 
-    def named_packs(self) -> Iterator[str]:
-        """Yield the packs that manifests name, whether they are there or not."""
-        after = ""
+    def named_packs(self, by: Kind | None = None) -> Iterator[str]:
+        """Yield the packs that objects name, or those of a kind, whether they are there or not."""
+        after = "packs/"
         while rows := self._rows(
-            f"SELECT DISTINCT pack FROM named WHERE pack > ? ORDER BY pack LIMIT {_PAGE}", after
+            "SELECT DISTINCT name FROM named WHERE name > ? AND name < 'packs0' AND namer GLOB ?"
+            f" ORDER BY name LIMIT {_PAGE}",
+            after,
+            f"{by.value}/*" if by else "*",
         ):
             for (pack,) in rows:
                 yield pack
@@ -151,8 +215,8 @@ class Inventory:
     def unnamed_packs(self, created_before: float) -> Iterator[str]:
         """Yield the packs that nothing names, but for young ones, whose manifests may be on their way."""
         yield from self._names(
-            "kind = 'packs' AND NOT is_live AND created < :created_before"
-            " AND NOT EXISTS (SELECT 1 FROM named WHERE pack = objects.name)",
+            "kind = 'packs' AND created < :created_before"
+            " AND NOT EXISTS (SELECT 1 FROM named WHERE named.name = objects.name)",
             created_before=created_before,
         )
 
@@ -173,9 +237,9 @@ class Inventory:
         return [name for (name,) in rows]
 
     def empty_slots(self) -> Iterator[str]:
-        """Yield the slots in which there is nothing although there is a manifest in one above."""
+        """Yield the slots in which there is nothing although one above is of use."""
         for slots in self.slots():
-            top = max((number for number, slot in slots.items() if not slot.is_tombstone), default=-1)
+            top = top_of(slots)
             for number in sorted(set(range(top)) - slots.keys()):
                 yield f"{slots[top].name.rpartition('/')[0]}/{number}"
 
@@ -202,7 +266,7 @@ class Inventory:
             f"NOT is_live AND created < :unused_since AND NOT {_IS_TOMBSTONE}"
             " AND kind IN ('packs', 'manifests', 'profiles', 'preludes')"
         )
-        naming = "SELECT pack FROM named JOIN objects AS naming ON naming.name = named.manifest WHERE"
+        naming = "SELECT named.name FROM named JOIN objects AS naming ON naming.name = namer WHERE"
         moments = {"unused_since": unused_since, "due_since": due_since, "claimed_since": claimed_since}
         for statement in (
             "UPDATE objects SET is_live = 1"
@@ -228,12 +292,13 @@ class Inventory:
     def slots(self) -> Iterator[dict[int, Slot]]:
         """Yield, key by key, what lies in its slots."""
         folder, slots = "", dict[int, Slot]()
-        for name, of, size, goes in self._pages("name, folder, size, goes", "kind = 'manifests'", {}):
+        columns = "name, folder, size, goes, is_damaged"
+        for name, of, size, goes, is_damaged in self._pages(columns, "kind = 'manifests'", {}):
             if of != folder:
                 if slots:
                     yield slots
                 folder, slots = of, {}
-            slots[int(name.rpartition("/")[2])] = Slot(name, size == len(TOMBSTONE), bool(goes))
+            slots[_slot_of(name)] = Slot(name, size == len(TOMBSTONE), bool(goes), bool(is_damaged))
         if slots:
             yield slots
 
@@ -295,3 +360,15 @@ class Inventory:
 
     def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         self._database.executemany(statement, rows)
+
+
+def _kind_of(name: str) -> str:
+    kind = kind_of(name)
+    # Where no reader looks there is no slot.
+    if kind is None or (kind is Kind.MANIFEST and _slot_of(name) >= MAX_SLOTS):
+        return ""
+    return kind.value
+
+
+def _slot_of(manifest: str) -> int:
+    return int(manifest.rpartition("/")[2])

@@ -3,7 +3,7 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,6 +15,8 @@ from s3cache.keyring import PublicKey, SigningKey
 COMMAND_SECONDS = 10.0
 """How long a command may take to print a secret key."""
 _FILE_BYTES = 1 << 20
+# A quote that is left open, and what is no text, are ValueErrors; "~" without a home is a RuntimeError.
+_FAILURES = (OSError, subprocess.SubprocessError, ValueError, RuntimeError, SettingsError)
 
 
 class KeySource(msgspec.Struct, frozen=True):
@@ -37,13 +39,12 @@ class KeySource(msgspec.Struct, frozen=True):
             "secret key is, not the key itself"
         )
 
-    def load(self, environ: Mapping[str, str] | None = None) -> SigningKey:
+    def load(self) -> SigningKey:
         """Return the key. Raises SettingsError, without the key, when there is none."""
-        environ = os.environ if environ is None else environ
-        readers = {"file": _read, "env": lambda name: environ.get(name, ""), "command": _output}
+        readers = {"file": _read, "env": lambda name: os.environ.get(name, ""), "command": _output}
         try:
             return SigningKey.parse(_only_line(readers[self.kind](self.where)))
-        except (OSError, subprocess.SubprocessError, UnicodeDecodeError, SettingsError) as error:
+        except _FAILURES as error:
             raise SettingsError(f"S3CACHE_SIGNING_KEY: {self}: {_why(error)}") from None
 
     def __str__(self) -> str:
@@ -62,8 +63,8 @@ def trusted(text: str) -> tuple[PublicKey, ...]:
         return ()
     try:
         lines = text.split(",") if is_inline(text) else _read(text).splitlines()
-        keys = [PublicKey.parse(line) for line in lines if _says_something(line)]
-    except (OSError, UnicodeDecodeError, SettingsError) as error:
+        keys = _keys_of(lines)
+    except _FAILURES as error:
         raise SettingsError(
             f"S3CACHE_TRUSTED_KEYS must be public keys, or a file of such lines: {_why(error)}"
         ) from None
@@ -100,19 +101,18 @@ def change_trusted(path: Path, add: Iterable[PublicKey], revoke: Iterable[str]) 
     cannot be read or written.
     """
     lines = _read(os.fspath(path)).splitlines() if path.exists() else []
-    held = {PublicKey.parse(line).id: line for line in lines if _says_something(line)}
+    held = _keys_of(lines)
     for key_id in revoke:
-        if key_id not in held:
+        if key_id not in {key.id for key in held}:
             raise SettingsError(f"{path} has no key {key_id}; `s3cache keys show` says what it has")
-        lines.remove(held.pop(key_id))
+    lines = [line for line in lines if not {key.id for key in _keys_of([line])} & set(revoke)]
     for key in add:
-        if key.id not in held:
-            held[key.id] = str(key)
+        if key not in _keys_of(lines):
             lines.append(str(key))
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text("".join(f"{line}\n" for line in lines))
     unfinished.replace(path)
-    return [PublicKey.parse(line) for line in held.values()]
+    return list({key.id: key for key in _keys_of(lines)}.values())
 
 
 def _read(path: str) -> str:
@@ -121,8 +121,11 @@ def _read(path: str) -> str:
 
 
 def _output(command: str) -> str:
+    words = shlex.split(command)
+    if not words:
+        raise SettingsError("there is no command")
     done = subprocess.run(
-        shlex.split(command),
+        words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -130,6 +133,10 @@ def _output(command: str) -> str:
         check=True,
     )
     return done.stdout.decode()
+
+
+def _keys_of(lines: Iterable[str]) -> list[PublicKey]:
+    return [PublicKey.parse(line) for line in lines if _says_something(line)]
 
 
 def _only_line(text: str) -> str:

@@ -2,9 +2,10 @@
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import anyio
@@ -16,7 +17,7 @@ from s3cache.machine import Machine
 from s3cache.pack import PackFrame
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
-from s3cache.stores.base import ObjectStore
+from s3cache.stores.base import Listed, ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 SEGMENTS = 128
 """The newest segments of a profile that are read."""
 PROFILE_BYTES = 128 << 20
-"""What the catalogs of a profile may have in all: every process of the job holds them."""
+"""What they may have in all, and what their catalogs may: every process of the job holds these."""
 AT_ONCE = 16
 """Ranges that are under way at one time, while the bucket does not ask for fewer."""
 RANGE_BYTES = 2 << 20
@@ -48,7 +49,7 @@ class Progress:
 
 
 class Opened(NamedTuple):
-    """The segments of a profile, whether the bucket has given all that it has, and the prelude."""
+    """The segments of a profile, whether there was an answer for each of them, and the prelude."""
 
     segments: dict[str, Segment]
     is_whole: bool
@@ -178,14 +179,19 @@ def ranges(frames: Iterable[PackFrame]) -> Iterator[list[PackFrame]]:
         yield run
 
 
-async def _find(objects: ObjectStore, prefix: str) -> list[str]:
-    return [
-        listed.name async for listed in objects.list(prefix) if profile.is_segment_name(listed.name, prefix)
-    ]
+async def _find(objects: ObjectStore, prefix: str) -> list[Listed]:
+    found = [each async for each in objects.list(prefix) if profile.is_segment_name(each.name, prefix)]
+    return sorted(found, reverse=True)
+
+
+def _newest(found: Sequence[Listed]) -> list[str]:
+    """Return the newest segments, as many as may be read; those found are the newest first."""
+    sizes = accumulate(each.size for each in found[:SEGMENTS])
+    return [each.name for each, size in zip(found, sizes, strict=False) if size <= PROFILE_BYTES]
 
 
 async def _read(
-    cache: Cache, found: list[str], throttle: "_Throttle", copies: Mapping[str, bytes]
+    cache: Cache, found: Sequence[Listed], throttle: "_Throttle", copies: Mapping[str, bytes]
 ) -> tuple[dict[str, Segment], bool]:
     segments: dict[str, Segment] = {}
     is_whole = True
@@ -203,7 +209,7 @@ async def _read(
             is_whole = is_whole and isinstance(error, Corrupt | ObjectAbsent)
 
     async with anyio.create_task_group() as group:
-        for name in sorted(found)[-SEGMENTS:]:
+        for name in _newest(found):
             group.start_soon(read, name)
     room = PROFILE_BYTES
     for name in sorted(segments, reverse=True):
@@ -211,7 +217,6 @@ async def _read(
         if room < 0:
             logger.warning("segment %s is skipped: the profile has more than %d bytes", name, PROFILE_BYTES)
             del segments[name]
-            is_whole = False
     return segments, is_whole
 
 

@@ -79,8 +79,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         signing_key = KeySource.parse(source) if source else None
         trusted_keys = keys.trusted(environ.get("S3CACHE_TRUSTED_KEYS", ""))
         if signing_key and not trusted_keys:
-            # Who signs and names nobody trusts itself.
-            trusted_keys = (signing_key.load(environ).public,)
+            raise SettingsError(
+                "S3CACHE_SIGNING_KEY is set and S3CACHE_TRUSTED_KEYS is not: set it to the public key that "
+                "`s3cache keys show` prints, with those of all others whose results are to be used"
+            )
         return cls(
             url=url.rstrip("/"),
             directory=_directory(environ.get("S3CACHE_DIR")),

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from s3cache.concurrency import for_each
 from s3cache.errors import (
     BucketAbsent,
     Busy,
@@ -180,9 +181,12 @@ async def test_breakers_of_many_machines_do_not_probe_at_one_moment() -> None:
     assert all(0.7 * COOLDOWN_SECONDS < seconds < 1.3 * COOLDOWN_SECONDS for seconds in retry_at)
 
 
-async def test_half_open_one_request_probes_and_the_others_fail_at_once(setup: Setup) -> None:
+@pytest.mark.parametrize("is_healed", [True, False], ids=["healed", "still failing"])
+async def test_half_open_one_request_probes_and_the_others_wait_for_it(
+    setup: Setup, is_healed: bool
+) -> None:
     await setup.opened(Unreachable("why"))
-    setup.now += LONGEST_COOLDOWN_SECONDS
+    setup.now += COOLDOWN_SECONDS
     gate = setup.recording.close_gate()
     outcomes: list[object] = []
 
@@ -196,13 +200,24 @@ async def test_half_open_one_request_probes_and_the_others_fail_at_once(setup: S
         for _ in range(5):
             group.start_soon(get)
         await anyio.wait_all_tasks_blocked()
-        assert outcomes == [None] * 4
-        # However long it takes.
-        setup.now += LONGEST_COOLDOWN_SECONDS
-        await get()
+        assert len(setup.recording.requests) == 1
+        assert outcomes == []
+        if not is_healed:
+            setup.faulty.fail("get", Unreachable("why"))
         gate.set()
-    assert outcomes == [None] * 5 + [b"content"]
-    assert len(setup.recording.requests) == 1
+    assert outcomes == [b"content" if is_healed else None] * 5
+    assert len(setup.recording.requests) == (5 if is_healed else 1)
+
+
+async def test_requests_that_are_made_together_do_not_cancel_the_probe_among_them(setup: Setup) -> None:
+    await setup.opened(Unreachable("why"))
+    setup.now += COOLDOWN_SECONDS
+
+    async def get(name: str) -> None:
+        await setup.breaker.get(name)
+
+    await for_each(["there"] * 5, get)
+    assert setup.breaker.failure("read") is None
 
 
 async def test_a_probe_that_is_cancelled_leaves_it_to_the_next(setup: Setup) -> None:
@@ -213,6 +228,28 @@ async def test_a_probe_that_is_cancelled_leaves_it_to_the_next(setup: Setup) -> 
         await setup.breaker.get("there")
     setup.recording.close_gate().set()
     assert await setup.breaker.get("there") == b"content"
+
+
+async def test_who_waits_for_a_probe_that_is_cancelled_is_the_next_one(setup: Setup) -> None:
+    await setup.opened(Unreachable("why"))
+    setup.now += COOLDOWN_SECONDS
+    gate = setup.recording.close_gate()
+    scope = anyio.CancelScope()
+
+    async def probe() -> None:
+        with scope:
+            await setup.breaker.get("there")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(probe)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(setup.breaker.get, "there")
+        await anyio.wait_all_tasks_blocked()
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert len(setup.recording.requests) == 2
+        gate.set()
+    assert setup.breaker.failure("read") is None
 
 
 async def test_it_knows_for_how_long_there_was_no_answer(setup: Setup) -> None:
@@ -226,6 +263,19 @@ async def test_it_knows_for_how_long_there_was_no_answer(setup: Setup) -> None:
         gate.set()
     setup.now += 5
     assert setup.breaker.silence() == 0
+
+
+async def test_a_request_that_was_given_up_is_not_silence_when_the_next_is_made(setup: Setup) -> None:
+    setup.recording.close_gate()
+    with anyio.move_on_after(0.01):
+        await setup.breaker.get("there")
+    setup.now += 3600
+    gate = setup.recording.close_gate()
+    async with anyio.create_task_group() as group:
+        group.start_soon(setup.breaker.get, "there")
+        await anyio.wait_all_tasks_blocked()
+        assert setup.breaker.silence() == 0
+        gate.set()
 
 
 async def test_what_it_refuses_is_not_kept_in_memory(setup: Setup) -> None:

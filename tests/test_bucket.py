@@ -24,6 +24,7 @@ from s3cache.errors import (
     TimedOut,
     Truncated,
     Unreachable,
+    Unreadable,
     WrongClock,
     WrongRegion,
 )
@@ -345,6 +346,26 @@ async def test_more_than_an_object_may_have_is_not_held(
     stub.answer = Answer(200, bytes(most + 1))
     with pytest.raises(Corrupt, match="more bytes than it may"):
         await bucket.get(name, part)
+
+
+async def test_what_is_promised_to_be_more_is_not_waited_for(stub: Stub, bucket: Bucket) -> None:
+    stub.answer = Answer(200, b"a", promised=10_000_000_000)
+    with anyio.fail_after(1):
+        with pytest.raises(Corrupt, match="more bytes than it may"):
+            await bucket.get("manifests/ns/key/0")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "InvalidObjectState"), (400, "InvalidRequest"), (400, "KMS.DisabledException")],
+)
+async def test_an_object_that_is_not_given_out_is_skipped_and_nothing_else(
+    stub: Stub, bucket: Bucket, status: int, code: str
+) -> None:
+    stub.answer = refusal(status, code)
+    with pytest.raises(Unreadable, match="restore it, or delete it"):
+        await bucket.get("manifests/ns/key/0")
+    assert len(stub.requests) == 1
 
 
 async def test_a_list_that_is_no_xml_is_unreachable(stub: Stub, bucket: Bucket) -> None:

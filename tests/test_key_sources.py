@@ -54,6 +54,8 @@ def test_a_file_without_keys_is_refused_by_name(tmp_path: Path, text: str) -> No
 def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"S3CACHE_TRUSTED_KEYS.*No such file"):
         settings(S3CACHE_TRUSTED_KEYS=str(tmp_path / "gone"))
+    with pytest.raises(SettingsError, match=r"S3CACHE_TRUSTED_KEYS.*home"):
+        settings(S3CACHE_TRUSTED_KEYS="~nobody-of-that-name/trusted")
 
 
 # The key that signs.
@@ -85,6 +87,7 @@ def test_what_says_no_source_is_refused_unseen(source: str) -> None:
     ("source", "why"),
     [
         ("file:/gone", "No such file"),
+        ("file:~nobody-of-that-name/key", "home"),
         ("env:GONE", "0 lines"),
         ("env:TWO", "2 lines"),
         ("env:CUT", "is written"),
@@ -93,23 +96,27 @@ def test_what_says_no_source_is_refused_unseen(source: str) -> None:
         ("command:/gone", "No such file"),
         ("command:sleep 10", "longer than"),
         ("command:head -c 40 /dev/urandom", ""),
+        ("command:print 'it", "quotation"),
+        ("command: ", "no command"),
     ],
 )
 def test_a_key_that_cannot_be_had_is_refused_by_name(
     source: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("s3cache.keys.COMMAND_SECONDS", 0.2)
-    variables = {"TWO": f"{ALICE.secret_text}\n{BOB.secret_text}", "CUT": ALICE.secret_text[:-4]}
+    monkeypatch.setenv("TWO", f"{ALICE.secret_text}\n{BOB.secret_text}")
+    monkeypatch.setenv("CUT", ALICE.secret_text[:-4])
+    monkeypatch.setenv("PUBLIC", str(ALICE.public))
+    found = settings(S3CACHE_SIGNING_KEY=source, S3CACHE_TRUSTED_KEYS=str(ALICE.public))
     with pytest.raises(SettingsError, match=f"S3CACHE_SIGNING_KEY.*{why}") as error:
-        settings(S3CACHE_SIGNING_KEY=source, PUBLIC=str(ALICE.public), **variables)
+        found.signing_keyring()
     assert SECRET[:8] not in str(error.value)
     assert error.value.__cause__ is None
 
 
-def test_who_signs_and_names_nobody_trusts_itself() -> None:
-    found = settings(S3CACHE_SIGNING_KEY="env:KEY", KEY=ALICE.secret_text)
-    assert found.trusted_keys == (ALICE.public,)
-    assert found.refusal is None
+def test_who_signs_names_whom_it_trusts_and_its_key_is_not_looked_at() -> None:
+    with pytest.raises(SettingsError, match="S3CACHE_TRUSTED_KEYS is not"):
+        settings(S3CACHE_SIGNING_KEY="command:sleep 60")
 
 
 def test_who_trusts_some_and_cannot_sign_stores_nothing() -> None:
@@ -202,6 +209,19 @@ def test_what_cannot_be_trusted_or_revoked_changes_nothing(tmp_path: Path, argum
     assert refused.exit_code == 1
     assert SECRET not in refused.output
     assert Path(path).read_text() == str(ALICE.public)
+
+
+def test_a_key_that_a_file_has_twice_is_revoked_altogether(tmp_path: Path) -> None:
+    path = file_of(
+        tmp_path,
+        str(ALICE.public),
+        "# again",
+        f"{ALICE.public} ",
+        f"other {str(ALICE.public).split()[1]}",
+        str(BOB.public),
+    )
+    assert "has 1 key" in keys("trust", "--file", path, "--revoke", ALICE.public.id).output
+    assert settings(S3CACHE_TRUSTED_KEYS=path).trusted_keys == (BOB.public,)
 
 
 def test_who_revokes_the_last_key_is_not_open_to_everybody(tmp_path: Path) -> None:

@@ -188,6 +188,17 @@ async def test_what_the_profile_names_is_found_on_the_disk(bucket: Bucket) -> No
         assert entry.members == {"a.cubin": random.Random(f"1 {number}").randbytes(1000)}
 
 
+async def test_of_a_profile_that_is_too_large_the_newest_is_read(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer, newest = (bucket.add_segment(number, bucket.add_pack(number)) for number in range(3))
+    sizes = [len(bucket.objects[name]) for name in (newest, newer)]
+    monkeypatch.setattr("s3cache.prefetch.PROFILE_BYTES", sum(sizes))
+    cache, _ = bucket.new_machine()
+    assert sorted(await read_profile(cache, bucket.store, PREFIX)) == [newer, newest]
+    assert f"GET {older}" not in bucket.store.requests
+
+
 # The prelude.
 
 

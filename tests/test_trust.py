@@ -6,14 +6,15 @@ from unittest import mock
 
 import pytest
 
-from s3cache import catalog, envelope, keyring, manifest, names, pack, profile
+from s3cache import catalog, envelope, keyring, ledger, manifest, names, pack, profile
 from s3cache.cache import Cache
 from s3cache.catalog import Catalog, Reference
 from s3cache.errors import Corrupt, Forbidden, Untrusted
 from s3cache.keyring import NO_KEYS, Keyring
+from s3cache.ledger import Ledger
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine
-from s3cache.manifest import Manifest, Result
+from s3cache.manifest import TOMBSTONE, Manifest, Result
 from s3cache.profile import Segment
 from s3cache.tier import DiskTier
 from tests.signing import ALICE, BOB, MALLORY, signs, trusts
@@ -78,6 +79,25 @@ async def test_what_nobody_trusted_signed_is_a_miss(bucket: Bucket, writer: Keyr
     await bucket.machine(writer).put("ns", "key", EVIL)
     assert await members(bucket.machine(trusts(ALICE))) is None
     assert not [name for name in bucket.last_tier().names() if "manifests" in name]
+
+
+@pytest.mark.parametrize(
+    ("found", "counted"),
+    [(TOMBSTONE, {}), (b"unsigned", {"untrusted": 1})],
+    ids=["a tombstone", "an unsigned one"],
+)
+async def test_what_a_second_try_cannot_mend_is_not_tried_again(
+    bucket: Bucket, found: bytes, counted: dict[str, int]
+) -> None:
+    await bucket.machine(NO_KEYS).put("ns", "key", EVIL)
+    if found == TOMBSTONE:
+        bucket.objects[SLOTS[0]] = TOMBSTONE
+    counts = Ledger()
+    ledger.charge(counts)
+    bucket.store.requests.clear()
+    assert await members(bucket.machine(trusts(ALICE))) is None
+    assert bucket.store.requests == [f"GET {SLOTS[0]}", f"GET {SLOTS[1]}"]
+    assert counts.as_dict()["faults"] == counted
 
 
 async def test_a_key_can_be_replaced_by_another_and_revoked(bucket: Bucket) -> None:

@@ -407,6 +407,8 @@ class Agent:
             run.ledger.seconds["prefetch"],
             "; S3CACHE_DEADLINE is over" if deadline.cancelled_caught else "",
         )
+        # At the end, a container is gone before its agent.
+        await self._leave_lease(job)
 
     def _compare_counts(self, run: Run, is_whole: bool) -> None:
         """Say so when a profile has counted further before: what came since was taken away."""
@@ -418,9 +420,10 @@ class Agent:
         if is_whole and job.segments and job.highest_count < seen:
             run.warn(
                 Untrusted(
-                    f"{self._settings.url}: somebody put an older profile of {job.job} back, which counts "
-                    f"{job.highest_count} where {seen} was seen; it is used, since it is signed; `s3cache "
-                    "verify` says more"
+                    f"{self._settings.url}: the profile of {job.job} counts {job.highest_count}, {seen} "
+                    "was seen: it was removed and recorded anew, or somebody put an older one back. It is "
+                    "used, since it is signed. If it was removed, remove "
+                    f"{self._counts.path(job.prefix)}; if not, see who may write the bucket"
                 )
             )
         job.highest_count = max(job.highest_count, seen)
@@ -450,9 +453,12 @@ class Agent:
 
     async def _leave_leases(self) -> None:
         for job in list(self.jobs.profiles.values()):
-            # Who may not leave one may still be allowed to write all else: the breaker does not see it.
-            if job.is_known and not self._objects.failure("read"):
-                await leases.leave(self._bucket, self._tier, job.prefix, job.segments)
+            await self._leave_lease(job)
+
+    async def _leave_lease(self, job: JobProfile) -> None:
+        # Who may not leave one may still be allowed to write all else: the breaker does not see it.
+        if job.is_known and not self._objects.failure("read"):
+            await leases.leave(self._bucket, self._tier, job.prefix, job.segments)
 
     def _leave(self) -> None:
         self._processes -= 1

@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, TypeVar
 
-from s3cache.errors import ObjectAbsent, StoreError, Unreachable
+import anyio
+
+from s3cache.errors import Corrupt, ObjectAbsent, StoreError, Unreachable
 from s3cache.stores.base import Listed, ObjectStore
 from s3cache.stores.wrapper import WrapperStore
 
@@ -29,8 +31,9 @@ _JITTER = 0.25
 class BreakerStore(WrapperStore):
     """Stops asking `inner` when it fails again and again; half open, one request at a time probes it.
 
-    What failed says why for as long as the breaker is open. It opens for reading, listing, writing and
-    deleting apart, so that a bucket one may only read is still read.
+    Those that come meanwhile wait for what becomes of the probe. What failed says why for as long as the
+    breaker is open. It opens for reading, listing, writing and deleting apart, so that a bucket one may
+    only read is still read.
     """
 
     def __init__(self, inner: ObjectStore, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,13 +81,13 @@ class BreakerStore(WrapperStore):
 
     async def _attempt(self, direction: Direction, request: Callable[[], Awaitable[T]]) -> T:
         circuit = self._circuits[direction]
-        is_probe = circuit.admit(self._clock())
+        is_probe = await circuit.admit(self._clock)
         self._under_way += 1
         if self._unanswered_since is None:
             self._unanswered_since = self._clock()
         try:
             result = await request()
-        except ObjectAbsent:
+        except (ObjectAbsent, Corrupt):
             self._unanswered_since = None
             circuit.close()
             raise
@@ -95,8 +98,10 @@ class BreakerStore(WrapperStore):
             raise
         finally:
             self._under_way -= 1
+            if not self._under_way:
+                self._unanswered_since = None
             if is_probe:
-                circuit.is_probed = False
+                circuit.end_probe()
         self._unanswered_since = None
         circuit.close()
         return result
@@ -107,22 +112,32 @@ class _Circuit:
 
     def __init__(self, direction: Direction) -> None:
         self.failure: StoreError | None = None
-        self.is_probed = False
+        self._probe: anyio.Event | None = None
+        """Set once the probe that is under way has ended."""
         self._direction = direction
         self._recent: deque[bool] = deque(maxlen=RECENT)
         """Which of the last requests failed."""
         self._cooldown = COOLDOWN_SECONDS
         self._retry_at = 0.0
 
-    def admit(self, now: float) -> bool:
+    async def admit(self, clock: Callable[[], float]) -> bool:
         """Return whether a request that is let through is a probe. Raises what keeps it open."""
-        if self.failure is None:
-            return False
-        if self.is_probed or now < self._retry_at:
-            # Raised again and again: its traceback would grow, and keep what its frames hold.
-            raise self.failure.with_traceback(None)
-        self.is_probed = True
-        return True
+        while self.failure is not None:
+            if clock() < self._retry_at:
+                # Raised again and again: its traceback would grow, and keep what its frames hold.
+                raise self.failure.with_traceback(None)
+            if self._probe is None:
+                self._probe = anyio.Event()
+                return True
+            # Of many requests that are made together, one that failed at once would cancel the probe.
+            await self._probe.wait()
+        return False
+
+    def end_probe(self) -> None:
+        """Let those who wait for the probe see what became of it."""
+        if self._probe is not None:
+            self._probe.set()
+            self._probe = None
 
     def close(self) -> None:
         """Note that the store answered."""

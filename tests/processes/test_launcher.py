@@ -376,9 +376,12 @@ def bars(page: str) -> list[tuple[str, str]]:
 def test_trace_shows_a_start(new_machine: NewMachine, recorded: Bucket) -> None:
     machine = new_machine(knows=recorded)
     script = machine.script(f"time.sleep(1.5)\n{READ}\ncache.get('fx-graph', 'absent')")
-    job = machine.s3cache("run", "--job", "job", "--trace", "start.html", "--", machine.python, str(script))
+    command = [machine.python, str(script), "--token=of-the-user"]
+    job = machine.s3cache("run", "--job", "job", "--trace", "start.html", "--", *command)
     assert job[:2] == (0, "")
-    found = bars((machine.folder / "start.html").read_text())
+    page = (machine.folder / "start.html").read_text()
+    assert "of-the-user" not in page
+    found = bars(page)
     requests = [bar for bar in found if bar[1].split()[0] in ("GET", "LIST")]
     # From the first one on: the agent was started for this run.
     assert sorted(title.split("/")[0] for _, title in requests[:2]) == ["GET preludes", "LIST profiles"]

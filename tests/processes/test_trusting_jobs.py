@@ -135,9 +135,9 @@ def test_an_older_profile_that_is_put_back_is_noticed_and_used(
     assert len(newer) == 1
     for name in newer:
         bucket.delete(name)
-    assert run(recording, SIGNS, says="somebody put an older profile of job back") == ALL
+    assert run(recording, SIGNS, says="or somebody put an older one back") == ALL
     report = json.loads((recording.folder / "report.json").read_text())
-    assert "counts 1 where 2 was seen" in report["warnings"][0]
+    assert "counts 1, 2 was seen" in report["warnings"][0]
     assert report["trusted_keys"] == [f"alice {ALICE.public.id}"]
     # A machine that never saw the newer one has nothing to compare.
     assert run(new_machine(), SIGNS) == ALL
