@@ -64,13 +64,8 @@ _REGION_CODES = {
     "PermanentRedirect",
     "TemporaryRedirect",
 }
-_REFUSAL_CODES = {
-    "403",
-    "AccessDenied",
-    "AllAccessDisabled",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-}
+_REFUSAL_CODES = {"403", "AccessDenied", "AllAccessDisabled"}
+_WRONG_KEY_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 CHUNK_BYTES = 1 << 20
 _MOST_BYTES = {
     "claims": 0,
@@ -265,6 +260,9 @@ class Bucket(ObjectStore):
             return TimedOut(f"{self.url}: {kind} was not answered in time; {_ENDPOINT}")
         if isinstance(error, _CUT_OFF):
             return Truncated(f"{self.url}: the answer to {kind} ended too early; {_ENDPOINT}")
+        if isinstance(error, boto.EndpointConnectionError):
+            endpoint = self._client.meta.endpoint_url
+            return Unreachable(f"{self.url}: {endpoint} cannot be reached; {_ENDPOINT}")
         if not isinstance(error, boto.ClientError):
             return Unreachable(f"{self.url}: no answer ({type(error).__name__}: {error}); {_ENDPOINT}")
         code = str(error.response.get("Error", {}).get("Code", ""))
@@ -293,6 +291,11 @@ class Bucket(ObjectStore):
             return WrongClock(f"{self.url}: {code}; set the clock of this machine")
         if code in _REFUSAL_CODES:
             return Forbidden(f"{self.url}: {kind} is refused ({code}); {_REMEDIES.get(kind, _REMEDY)}")
+        if code in _WRONG_KEY_CODES:
+            return Forbidden(
+                f"{self.url}: the access key or its secret is wrong ({code}); check AWS_PROFILE, or "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if code == "RequestTimeout":
             return TimedOut(f"{self.url}: {kind} did not arrive in time; {_ENDPOINT}")
         if status in _FAILED_STATUSES:

@@ -7,13 +7,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from s3cache import condemned, manifest, names, profile
 from s3cache.catalog import Catalog
 from s3cache.concurrency import for_each
 from s3cache.errors import Busy, Corrupt, ObjectAbsent
-from s3cache.inventory import Inventory, Total
+from s3cache.inventory import Inventory, Total, read
 from s3cache.keyring import NO_KEYS
 from s3cache.names import Kind
 from s3cache.profile import Segment
@@ -48,11 +49,15 @@ class UnusedProfile:
 
 @dataclass(frozen=True)
 class Collected:
-    """The profiles that are not used, and how much of each kind is condemned, and how much goes."""
+    """The profiles that are not used, how much of each kind is condemned, and how much goes.
+
+    `absent` are the jobs that were to be kept and have no profile.
+    """
 
     unused: list[UnusedProfile]
     condemned: list[Total]
     going: list[Total]
+    absent: list[str]
 
 
 async def collect(
@@ -79,7 +84,9 @@ async def collect(
         if delete:
             await collector.condemn()
             await remove(objects, inventory)
-        return Collected(unused, inventory.totals_condemned(), inventory.totals_going())
+        return Collected(
+            unused, inventory.totals_condemned(), inventory.totals_going(), list(collector.absent.values())
+        )
 
 
 class _Collector:
@@ -87,7 +94,8 @@ class _Collector:
         self._objects = objects
         self._inventory = inventory
         self._now = now
-        self._kept = {names.component(job) for job in terms.keep}
+        self._kept = {names.component(job): job for job in terms.keep}
+        self.absent = dict(self._kept)
         self.unused_since = now - terms.unused_seconds
         self.due_since = now - terms.grace_seconds
 
@@ -95,7 +103,7 @@ class _Collector:
         """Read what was condemned earlier."""
         for listed in self._inventory.lists():
             try:
-                found = condemned.decode(listed.name, await self._objects.get(listed.name))
+                found = await read(self._objects, listed.name, partial(condemned.decode, listed.name))
             except (ObjectAbsent, Corrupt):
                 continue
             self._inventory.condemn(found, is_due=listed.created < self.due_since)
@@ -103,14 +111,18 @@ class _Collector:
     async def read_manifests(self, found: Iterator[str]) -> None:
         """Learn which packs manifests name."""
 
-        async def read(name: str) -> None:
+        async def learn(name: str) -> None:
             try:
-                read = manifest.decode(await self._objects.get(name), NO_KEYS)
-            except (ObjectAbsent, Corrupt):
+                of = await read(self._objects, name, partial(manifest.decode, keyring=NO_KEYS))
+            except ObjectAbsent:
                 return
-            self._inventory.name_packs(name, {names.pack_name(place.pack) for place in read.frames})
+            except Corrupt:
+                # No reader can use it: it names nothing.
+                self._inventory.note_damaged(name)
+                return
+            self._inventory.note_named(name, {names.pack_name(place.pack) for place in of.frames})
 
-        await for_each(found, read)
+        await for_each(found, learn)
 
     async def read_profiles(self) -> list[UnusedProfile]:
         """Mark what profiles in use name; return the others."""
@@ -118,15 +130,16 @@ class _Collector:
             await self._inventory.take(self._objects.list(f"{kind.value}/"))
         unused: list[UnusedProfile] = []
 
-        async def read(found: tuple[str, float]) -> None:
+        async def look(found: tuple[str, float]) -> None:
             prefix, last_used = found
             _, job, platform, _ = prefix.split("/")
+            self.absent.pop(job, None)
             if last_used >= self.unused_since or job in self._kept:
                 await self._mark(prefix)
             else:
                 unused.append(await self._measure(prefix, UnusedProfile(job, platform, last_used, 0, 0)))
 
-        await for_each(self._inventory.profiles(), read, PROFILES_AT_ONCE)
+        await for_each(self._inventory.profiles(), look, PROFILES_AT_ONCE)
         return sorted(unused, key=lambda profile: (profile.job, profile.platform))
 
     async def condemn(self) -> None:
@@ -138,6 +151,7 @@ class _Collector:
 
     async def _mark(self, prefix: str) -> None:
         self._inventory.use([names.prelude_name(prefix)])
+        # One that another stands for is in use, too: whoever can write may have written the other.
         async for name, segment in self._segments(prefix):
             self._inventory.use([name])
             for reference in Catalog(segment.catalog, NO_KEYS).references():
@@ -146,8 +160,13 @@ class _Collector:
 
     async def _measure(self, prefix: str, unused: UnusedProfile) -> UnusedProfile:
         entries = size = 0
+        replaced: set[str] = set()
         try:
-            async for _, segment in self._segments(prefix):
+            async for name, segment in self._segments(prefix):
+                # What stands for others is newer than they.
+                replaced.update(segment.replaces)
+                if name in replaced:
+                    continue
                 entries += len(Catalog(segment.catalog, NO_KEYS))
                 size += sum(packed.place.length for packed in segment.frames)
         except Corrupt:
@@ -156,24 +175,24 @@ class _Collector:
         return UnusedProfile(unused.job, unused.platform, unused.last_used, entries, size)
 
     async def _segments(self, prefix: str) -> AsyncIterator[tuple[str, Segment]]:
-        """Yield the segments of a profile that no other one stands for, the newest first."""
-        # One that stands for others is newer than they. What is gone by now was replaced by a newer one.
-        replaced: set[str] = set()
+        """Yield the segments of a profile, the newest first."""
+        done: set[str] = set()
         for _ in range(_READINGS):
             found = [listed.name async for listed in self._objects.list(prefix)]
             for name in sorted(found, reverse=True):
-                if name in replaced or not profile.is_segment_name(name, prefix):
+                if name in done or not profile.is_segment_name(name, prefix):
                     continue
                 try:
-                    segment = profile.decode(name, await self._objects.get(name), NO_KEYS)
+                    segment = await read(self._objects, name, partial(profile.decode, name, keyring=NO_KEYS))
                 except ObjectAbsent:
+                    # A newer one stands for it.
                     break
                 except Corrupt as error:
                     raise Corrupt(
                         f"{name} cannot be read, so nobody knows what it uses: {error}; "
                         "`s3cache verify --repair` removes it"
                     ) from error
-                replaced.update(segment.replaces)
+                done.add(name)
                 yield name, segment
             else:
                 return

@@ -2,8 +2,11 @@
 
 import os
 import shlex
+import shutil
+import stat
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,12 +18,13 @@ from s3cache.keyring import PublicKey, SigningKey
 COMMAND_SECONDS = 10.0
 """How long a command may take to print a secret key."""
 _FILE_BYTES = 1 << 20
+_OTHERS_WRITE = 0o022
 # A quote that is left open, and what is no text, are ValueErrors; "~" without a home is a RuntimeError.
 _FAILURES = (OSError, subprocess.SubprocessError, ValueError, RuntimeError, SettingsError)
 
 
 class KeySource(msgspec.Struct, frozen=True):
-    """Where the secret key is: `file:PATH`, `env:NAME` or `command:COMMAND`."""
+    """Where the secret key is: `file:PATH`, `env:NAME` or `command:COMMAND`, which needs no shell."""
 
     kind: Literal["file", "env", "command"]
     where: str
@@ -31,6 +35,8 @@ class KeySource(msgspec.Struct, frozen=True):
         kind, colon, where = text.partition(":")
         try:
             if colon and where:
+                # The agent, which reads it, runs in another folder.
+                where = str(Path(where).absolute()) if kind == "file" and where[0] != "~" else where
                 return msgspec.convert({"kind": kind, "where": where}, cls)
         except msgspec.ValidationError:
             pass
@@ -41,7 +47,7 @@ class KeySource(msgspec.Struct, frozen=True):
 
     def load(self) -> SigningKey:
         """Return the key. Raises SettingsError, without the key, when there is none."""
-        readers = {"file": _read, "env": lambda name: os.environ.get(name, ""), "command": _output}
+        readers = {"file": _read, "env": _variable, "command": _output}
         try:
             return SigningKey.parse(_only_line(readers[self.kind](self.where)))
         except _FAILURES as error:
@@ -70,7 +76,7 @@ def trusted(text: str) -> tuple[PublicKey, ...]:
         ) from None
     if not keys:
         raise SettingsError(
-            "S3CACHE_TRUSTED_KEYS names no key; add one by `s3cache keys trust`, or unset it"
+            "S3CACHE_TRUSTED_KEYS names no key, so there is no cache; add one by `s3cache keys trust`"
         )
     return tuple({key.id: key for key in keys}.values())
 
@@ -100,6 +106,7 @@ def change_trusted(path: Path, add: Iterable[PublicKey], revoke: Iterable[str]) 
     Comments stay. Raises SettingsError when the file holds what is no key, or lacks an id; OSError when it
     cannot be read or written.
     """
+    path = path.resolve()
     lines = _read(os.fspath(path)).splitlines() if path.exists() else []
     held = _keys_of(lines)
     for key_id in revoke:
@@ -111,13 +118,25 @@ def change_trusted(path: Path, add: Iterable[PublicKey], revoke: Iterable[str]) 
             lines.append(str(key))
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text("".join(f"{line}\n" for line in lines))
+    with suppress(FileNotFoundError):
+        shutil.copymode(path, unfinished)
     unfinished.replace(path)
     return list({key.id: key for key in _keys_of(lines)}.values())
 
 
 def _read(path: str) -> str:
+    """Return a file's text. Raises SettingsError when others may write it."""
     with Path(path).expanduser().open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & _OTHERS_WRITE:
+            raise SettingsError(f"others may write {path} (mode {mode:04o}); chmod go-w {path}")
         return file.read(_FILE_BYTES).decode()
+
+
+def _variable(name: str) -> str:
+    if name not in os.environ:
+        raise SettingsError(f"there is no variable {name}")
+    return os.environ[name]
 
 
 def _output(command: str) -> str:

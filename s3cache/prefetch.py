@@ -12,7 +12,7 @@ import anyio
 
 from s3cache import profile
 from s3cache.cache import Cache
-from s3cache.errors import Busy, Corrupt, ObjectAbsent, S3CacheError
+from s3cache.errors import Busy, Corrupt, ObjectAbsent, S3CacheError, Untrusted
 from s3cache.machine import Machine
 from s3cache.pack import PackFrame
 from s3cache.prelude import Prelude
@@ -61,7 +61,8 @@ async def open_profile(cache: Cache, objects: ObjectStore, prefix: str) -> Opene
 
     The prelude is empty when the bucket has none that can be used, and None when it was not asked for,
     since something of the profile is on disk, or did not come soon enough.
-    Raises StoreError when the bucket cannot be read.
+    Raises StoreError when the bucket cannot be read, Untrusted when nobody who is trusted has signed any
+    segment that can be read.
     """
     throttle = _Throttle()
     failure: S3CacheError | None = None
@@ -95,7 +96,13 @@ async def open_profile(cache: Cache, objects: ObjectStore, prefix: str) -> Opene
         group.cancel_scope.cancel()
     if failure:
         raise failure
-    segments, is_whole = await _read(cache, found, throttle, prelude.segments if prelude else {})
+    segments, refusals = await _read(cache, found, throttle, prelude.segments if prelude else {})
+    untrusted = [error for error in refusals if isinstance(error, Untrusted)]
+    if untrusted and not segments:
+        raise Untrusted(
+            f"{prefix} is not used: {untrusted[0]}; S3CACHE_TRUSTED_KEYS says whose results are"
+        )
+    is_whole = all(isinstance(error, Corrupt | ObjectAbsent) for error in refusals)
     return Opened(segments, is_whole, prelude)
 
 
@@ -192,12 +199,11 @@ def _newest(found: Sequence[Listed]) -> list[str]:
 
 async def _read(
     cache: Cache, found: Sequence[Listed], throttle: "_Throttle", copies: Mapping[str, bytes]
-) -> tuple[dict[str, Segment], bool]:
+) -> tuple[dict[str, Segment], list[S3CacheError]]:
     segments: dict[str, Segment] = {}
-    is_whole = True
+    refusals: list[S3CacheError] = []
 
     async def read(name: str) -> None:
-        nonlocal is_whole
         try:
             if name in copies:
                 with suppress(Corrupt):
@@ -206,7 +212,7 @@ async def _read(
             segments[name] = await throttle.make(lambda: cache.segment(name))
         except S3CacheError as error:
             logger.warning("segment %s is skipped: %s", name, error)
-            is_whole = is_whole and isinstance(error, Corrupt | ObjectAbsent)
+            refusals.append(error)
 
     async with anyio.create_task_group() as group:
         for name in _newest(found):
@@ -217,7 +223,7 @@ async def _read(
         if room < 0:
             logger.warning("segment %s is skipped: the profile has more than %d bytes", name, PROFILE_BYTES)
             del segments[name]
-    return segments, is_whole
+    return segments, refusals
 
 
 class _Throttle:

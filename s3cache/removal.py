@@ -1,5 +1,7 @@
 """Deleting in the order in which nothing is left that names what is gone."""
 
+from functools import partial
+
 from s3cache import manifest
 from s3cache.concurrency import for_each
 from s3cache.errors import Corrupt, ObjectAbsent
@@ -20,10 +22,10 @@ async def remove(objects: ObjectStore, inventory: Inventory) -> None:
         folder = slots[max(slots)].name.rpartition("/")[0]
         top = top_of(slots)
         going = [n for n, slot in slots.items() if slot.goes or (slot.is_tombstone and n > top)]
-        above = max(slots) + 1
+        free = next((number for number in range(MAX_SLOTS) if number not in slots), -1)
         # A writer may have come since the listing.
-        if going and above < MAX_SLOTS and await _is_of_use(objects, f"{folder}/{above}"):
-            top = above
+        if going and free > top and await _is_of_use(objects, f"{folder}/{free}"):
+            top = free
         for number in sorted(going, reverse=True):
             await objects.delete(slots[number].name)
             if number < top:
@@ -40,7 +42,7 @@ async def remove(objects: ObjectStore, inventory: Inventory) -> None:
 
 async def _is_of_use(objects: ObjectStore, name: str) -> bool:
     try:
-        await read(objects, name, lambda data: manifest.decode(data, NO_KEYS))
+        await read(objects, name, partial(manifest.decode, keyring=NO_KEYS))
     except (ObjectAbsent, Corrupt):
         return False
     return True

@@ -4,19 +4,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from s3cache import condemned, frame, manifest, names, prelude, profile
 from s3cache.catalog import Catalog
 from s3cache.concurrency import for_each
 from s3cache.digest import raw_digest_of
 from s3cache.errors import Corrupt, ObjectAbsent, Untrusted
-from s3cache.inventory import Inventory
+from s3cache.inventory import Inventory, read
 from s3cache.keyring import Keyring
 from s3cache.manifest import Manifest, Member, Place
 from s3cache.names import Kind
 from s3cache.removal import remove
 from s3cache.stores.base import ObjectStore
+
+T = TypeVar("T")
 
 PACKS_AT_ONCE = 4
 """Packs that are in memory at one time."""
@@ -57,7 +60,8 @@ async def verify(
     """Read all, or so many manifests by chance and the packs that they name, and report what is found.
 
     With `repair`, which reads all, what is wrong and what names what is missing is deleted: writers store
-    it anew. Costs a LIST for each thousand objects and a GET for each that is read.
+    it anew. Costs a LIST for each thousand objects, a GET for each that is read, and one more for each
+    that arrives damaged or untrusted.
     Raises StoreError when the bucket refuses.
     """
     found: Counter[Verdict] = Counter()
@@ -70,9 +74,11 @@ async def verify(
         await inventory.take(objects.list(""))
         reader = _Reader(objects, keyring, inventory, note)
         await for_each(inventory.sample_of_manifests(sample), reader.read_manifest)
-        await for_each(inventory.named_packs(), reader.read_pack, PACKS_AT_ONCE)
         for prefix, _ in inventory.profiles():
             await reader.read_profile(prefix)
+        packs = inventory.named_packs(None if sample is None else Kind.MANIFEST)
+        await for_each(packs, reader.read_pack, PACKS_AT_ONCE)
+        await for_each(inventory.of_kind(Kind.PROFILE), reader.look_for_what_is_named)
         await for_each(inventory.of_kind(Kind.PRELUDE), reader.read_prelude, PACKS_AT_ONCE)
         await for_each(inventory.of_kind(Kind.CONDEMNED), reader.read_list)
         for name in inventory.empty_slots():
@@ -102,89 +108,71 @@ class _Reader:
 
     async def read_manifest(self, name: str) -> None:
         """Look at a manifest, and at what lies in it."""
-        try:
-            data = await self._objects.get(name)
-        except ObjectAbsent:
-            return
-        try:
-            found = _of_name(name, data, self._keyring)
-            for member in found.members:
-                if member.inline is not None:
-                    manifest.content_of(member, None)
-        except Corrupt as error:
-            self._refuse(name, error)
-            return
-        if found.frames:
-            self._inventory.name_packs(name, {names.pack_name(place.pack) for place in found.frames})
-            self._inventory.keep_body(name, data)
+        found = await self._read(name, partial(_whole_manifest, name, self._keyring))
+        if found and found[0].frames:
+            self._inventory.note_named(name, map(_pack_of, found[0].frames))
+            self._inventory.keep_body(name, found[1])
 
     async def read_pack(self, name: str) -> None:
-        """Look at a pack, and at the members that manifests say lie in it."""
+        """Look at a pack, at the members that manifests say lie in it, and at the frames that segments do."""
         try:
-            data = await self._objects.get(name)
+            data = await read(self._objects, name, partial(_whole_pack, name))
         except ObjectAbsent:
             for by, body in self._inventory.bodies_in(name):
                 if await self._is_still(by, body):
                     self._say(Verdict.MISSING, by, f"{name} is not there")
             return
-        if names.pack_name(raw_digest_of(data)) != name:
-            self._say(Verdict.WRONG, name, f"its {len(data)} bytes do not match its digest")
+        except Corrupt as error:
+            self._refuse(name, error)
             self._inventory.let_go(by for by, _ in self._inventory.bodies_in(name))
             return
         self._check_members(name, data)
+        self._check_frames(name, data)
 
     async def read_profile(self, prefix: str) -> None:
-        """Look at the segments of a profile that no other one stands for, and at what they name."""
+        """Look at the segments of a profile, and note what those name that no other one stands for."""
         replaced: set[str] = set()
         for name in self._inventory.segments(prefix):
-            if name in replaced:
-                continue
-            try:
-                segment = profile.decode(name, await self._objects.get(name), self._keyring)
-            except ObjectAbsent:
-                continue
-            except Corrupt as error:
-                self._refuse(name, error)
+            segment = await self._read(name, partial(profile.decode, name, keyring=self._keyring))
+            if segment is None:
                 continue
             replaced.update(segment.replaces)
-            named = {
-                named
-                for reference in Catalog(segment.catalog, self._keyring).references()
-                for named in (reference.name, *map(_pack_of, reference.manifest.frames))
-            } | {_pack_of(packed.place) for packed in segment.frames}
-            self._inventory.use(named)
-            missing = [each for each in sorted(named) if not await self._is_there(each)]
-            if missing:
-                self._say(
-                    Verdict.MISSING,
-                    name,
-                    f"{missing[0]} is wrong or not there: one of {len(missing)} it names",
-                )
+            # What stands for others is newer than they; they may name what is gone.
+            if name in replaced:
+                continue
+            for reference in Catalog(segment.catalog, self._keyring).references():
+                packs = map(_pack_of, reference.manifest.frames)
+                self._inventory.note_named(name, [reference.name, *packs])
+            self._inventory.note_named(name, (_pack_of(packed.place) for packed in segment.frames))
+            self._inventory.keep_frames(name, segment.frames)
+
+    async def look_for_what_is_named(self, segment: str) -> None:
+        """Look whether what a segment names is there and stays."""
+        missing = [name for name in self._inventory.named_by(segment) if not await self._is_there(name)]
+        if missing and self._inventory.stays(segment):
+            self._say(
+                Verdict.MISSING,
+                segment,
+                f"{missing[0]} is wrong or not there: one of {len(missing)} it names",
+            )
 
     async def read_prelude(self, name: str) -> None:
         """Look at a prelude, and at the copies in it."""
-        try:
-            data = await self._objects.get(name)
-        except ObjectAbsent:
-            return
-        try:
-            found = prelude.decode(data, f"{name.replace('preludes/', 'profiles/', 1)}/")
-            segments = [profile.decode(of, copy, self._keyring) for of, copy in found.segments.items()]
-        except Corrupt as error:
-            self._refuse(name, error)
-            return
-        digests = {packed.place.name: packed.digest for each in segments for packed in each.frames}
-        if any(raw_digest_of(copy) != digests.get(of) for of, copy in found.frames.items()):
-            self._say(Verdict.WRONG, name, "a frame in it does not match its digest")
+        await self._read(name, partial(_check_prelude, name, self._keyring))
 
     async def read_list(self, name: str) -> None:
         """Look at a list of what is condemned."""
+        await self._read(name, partial(condemned.decode, name))
+
+    async def _read(self, name: str, decode: Callable[[bytes], T]) -> T | None:
+        """Return what `decode` makes of an object; None when it is gone, or is refused."""
         try:
-            condemned.decode(name, await self._objects.get(name))
+            return await read(self._objects, name, decode)
         except ObjectAbsent:
-            return
+            return None
         except Corrupt as error:
             self._refuse(name, error)
+            return None
 
     def _check_members(self, name: str, data: bytes) -> None:
         digest = bytes.fromhex(name.rpartition("/")[2])
@@ -209,6 +197,11 @@ class _Reader:
                     wrong.add(by)
                     self._refuse(by, error)
 
+    def _check_frames(self, name: str, data: bytes) -> None:
+        for segment, part, digest in self._inventory.frames_in(name):
+            if raw_digest_of(data[part.start : part.stop]) != digest and self._inventory.stays(segment):
+                self._say(Verdict.WRONG, segment, f"its digest of a frame of {name} does not match")
+
     async def _is_there(self, name: str) -> bool:
         """Return whether an object is there that stays; what is not listed may have come since."""
         if self._inventory.stays(name):
@@ -224,7 +217,7 @@ class _Reader:
         """Return whether an object is there as it was: a clean-up may run."""
         try:
             return await self._objects.get(name) == data
-        except ObjectAbsent:
+        except (ObjectAbsent, Corrupt):
             return False
 
     def _refuse(self, name: str, error: Corrupt) -> None:
@@ -239,12 +232,34 @@ class _Reader:
             self._inventory.let_go([names.prelude_name(name.rpartition("/")[0])])
 
 
-def _of_name(name: str, data: bytes, keyring: Keyring) -> Manifest:
-    """Return the manifest in `data`. Raises Corrupt also when it belongs under another name."""
+def _whole_manifest(name: str, keyring: Keyring, data: bytes) -> tuple[Manifest, bytes]:
+    """Return the manifest in `data`, and `data`.
+
+    Raises Corrupt when it belongs under another name, or what lies in it is damaged.
+    """
     found = manifest.decode(data, keyring)
     if names.manifest_name(found.namespace, found.key, int(name.rpartition("/")[2])) != name:
         raise Corrupt(f"it is of {found.namespace} {found.key}")
-    return found
+    for member in found.members:
+        if member.inline is not None:
+            manifest.content_of(member, None)
+    return found, data
+
+
+def _whole_pack(name: str, data: bytes) -> bytes:
+    """Return `data`. Raises Corrupt when it is not the pack of that name."""
+    if names.pack_name(raw_digest_of(data)) != name:
+        raise Corrupt(f"its {len(data)} bytes do not match its digest")
+    return data
+
+
+def _check_prelude(name: str, keyring: Keyring, data: bytes) -> None:
+    """Raise Corrupt when `data` is not the prelude of that name, or a copy in it is wrong."""
+    found = prelude.decode(data, f"{name.replace('preludes/', 'profiles/', 1)}/")
+    segments = [profile.decode(of, copy, keyring) for of, copy in found.segments.items()]
+    digests = {packed.place.name: packed.digest for each in segments for packed in each.frames}
+    if any(raw_digest_of(copy) != digests.get(of) for of, copy in found.frames.items()):
+        raise Corrupt("a frame in it does not match its digest")
 
 
 def _pack_of(place: Place) -> str:

@@ -569,7 +569,7 @@ async def test_wrong_credentials_on_seaweedfs(
     monkeypatch.setenv(name, "wrong")
     async with Bucket(on_seaweedfs) as bucket:
         for request in REQUESTS.values():
-            await fails(request(bucket), Forbidden, "check the credentials")
+            await fails(request(bucket), Forbidden, "the access key or its secret is wrong")
 
 
 async def test_more_names_than_a_page_holds_are_all_listed(on_seaweedfs: str) -> None:

@@ -5,13 +5,21 @@ from click.testing import CliRunner, Result
 
 import s3cache
 from benchmarks.faults import cleaning
+from s3cache import manifest, names, profile
+from s3cache.bucket import LAYOUT
 from s3cache.cli import main
 from s3cache.collection import Collected, UnusedProfile
 from s3cache.commands.gc import describe
 from s3cache.inventory import Total
+from s3cache.keyring import NO_KEYS
 from s3cache.ledger import Ledger
+from s3cache.manifest import MANIFEST_BYTES
+from s3cache.prelude import PRELUDE_BYTES
+from s3cache.profile import SEGMENT_BYTES
 from tests.servers import Server
 from tests.writers import content_of
+
+PREFIX = names.profile_prefix("job", "linux-x86_64")
 
 
 @pytest.fixture
@@ -25,6 +33,13 @@ def url(on_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
+
+
+def put(server: Server, url: str, name: str, data: bytes) -> None:
+    client = server.client()
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{LAYOUT}/{name}", Body=data)
+    client.close()
 
 
 def objects(server: Server, url: str) -> list[str]:
@@ -62,9 +77,15 @@ def test_gc_leaves_what_is_young(url: str, moto_server: Server) -> None:
     assert objects(moto_server, url) == before
 
 
+def test_gc_says_that_a_job_that_is_to_be_kept_has_no_profile(url: str) -> None:
+    said = run("gc", "--keep", "jbo")
+    assert said.exit_code == 0
+    assert said.stderr == "s3cache: --keep jbo: no job of that name has a profile\n"
+
+
 def test_gc_lists_the_profiles_that_nobody_used() -> None:
     unused = [UnusedProfile("train", "linux-x86_64", 1_700_000_000, 5000, 12_000_000)]
-    collected = Collected(unused, [Total("packs", 3, 2_000_000)], [])
+    collected = Collected(unused, [Total("packs", 3, 2_000_000)], [], [])
     assert list(describe(collected, 30, Ledger(), delete=True)) == [
         "profiles of which no use was seen for 30 days:",
         "  train on linux-x86_64: 5000 entries, 12.0 MB, last used 2023-11-14",
@@ -95,6 +116,63 @@ def test_verify_fails_while_something_is_wrong_and_repairs_it(url: str, moto_ser
     assert run("verify", "--repair").exit_code == 0
     assert objects(moto_server, url) == []
     assert run("verify").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("manifests/ns/key/1", MANIFEST_BYTES),
+        (names.prelude_name(PREFIX), PRELUDE_BYTES),
+        (profile.segment_name(PREFIX, 1, b""), SEGMENT_BYTES),
+    ],
+)
+def test_verify_repairs_what_is_larger_than_it_may_be(
+    url: str, moto_server: Server, name: str, size: int
+) -> None:
+    before = objects(moto_server, url)
+    put(moto_server, url, name, bytes(size + 1))
+    said = run("verify", "--repair")
+    assert said.exit_code == 0, said.output
+    assert f"wrong {name}: {name} has more bytes than it may" in said.output
+    assert objects(moto_server, url) == before
+
+
+def test_what_makes_gc_refuse_is_repaired_by_verify(url: str, moto_server: Server) -> None:
+    put(moto_server, url, profile.segment_name(PREFIX, 1, b""), b"junk")
+    refused = run("gc", "--delete")
+    assert refused.exit_code == 1
+    assert "`s3cache verify --repair` removes it" in refused.output
+    assert run("verify", "--repair").exit_code == 0
+    assert run("gc", "--delete").exit_code == 0
+
+
+def test_what_verify_prints_steers_no_terminal(url: str, moto_server: Server) -> None:
+    put(moto_server, url, "evil\x1b[2J", b"x")
+    result = manifest.inline(manifest.Result("ns", "\x1b[2Jkey", {"a": b"x"}), {})
+    assert result
+    put(moto_server, url, "manifests/ns/other/0", manifest.encode(result, NO_KEYS))
+    said = run("verify")
+    assert [line.partition(" ")[0] for line in said.output.splitlines()] == [
+        "wrong",
+        "unreferenced",
+        "s3cache:",
+    ]
+    assert all(line.isprintable() for line in said.output.splitlines())
+
+
+@pytest.mark.parametrize("mode", ["read-only", "off"])
+@pytest.mark.parametrize("arguments", [["gc", "--delete"], ["verify", "--repair"]])
+def test_nothing_is_deleted_where_nothing_may_be_written(
+    url: str, moto_server: Server, monkeypatch: pytest.MonkeyPatch, arguments: list[str], mode: str
+) -> None:
+    put(moto_server, url, "manifests/ns/key/1", b"junk")
+    before = objects(moto_server, url)
+    monkeypatch.setenv("S3CACHE_MODE", mode)
+    said = run(*arguments)
+    assert said.exit_code == 2
+    assert f"{arguments[1]} writes, and S3CACHE_MODE is {mode}" in said.output
+    assert objects(moto_server, url) == before
+    assert run("gc").exit_code == 0
 
 
 @pytest.mark.parametrize(

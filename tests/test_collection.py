@@ -16,7 +16,7 @@ from s3cache.errors import Corrupt, ObjectAbsent, Unreachable
 from s3cache.keyring import NO_KEYS
 from s3cache.leases import leave
 from s3cache.machine import Machine
-from s3cache.manifest import Result
+from s3cache.manifest import MAX_SLOTS, Result
 from s3cache.profile import Segment
 from s3cache.stores.base import Listed, ObjectStore
 from s3cache.stores.memory import MemoryStore
@@ -191,10 +191,31 @@ async def test_what_left_a_profile_goes(bucket: Bucket) -> None:
     old = await bucket.use("stays", "leaves")
     bucket.now += 40 * DAY
     await bucket.use("stays", replaces=(old,))
+    # As an agent does that comes by.
+    await bucket.memory.delete(old)
     await bucket.collect_daily(3)
     assert await bucket.get("leaves") == set()
     assert await bucket.get("stays") == {""}
-    assert old not in bucket.objects
+
+
+async def test_what_a_stranger_s_segment_claims_to_stand_for_stays(bucket: Bucket) -> None:
+    await bucket.put("key")
+    segment = await bucket.use("key")
+    bucket.now += 40 * DAY
+    await bucket.write([], replaces=(segment,))
+    await bucket.collect_daily(3)
+    assert segment in bucket.objects
+    assert await bucket.get("key") == {""}
+
+
+async def test_what_many_segments_say_of_an_unused_profile_is_counted_once(bucket: Bucket) -> None:
+    await bucket.put("key", "other")
+    old = await bucket.use("key")
+    bucket.now += 1
+    await bucket.use("key", "other", replaces=(old,))
+    bucket.now += 31 * DAY
+    (unused,) = (await bucket.collect(delete=False)).unused
+    assert unused.entries == 2
 
 
 async def test_what_a_segment_says_of_where_a_result_lies_now_stays(bucket: Bucket) -> None:
@@ -237,6 +258,13 @@ async def test_a_profile_is_kept_by_name(bucket: Bucket) -> None:
         assert (collected.unused, collected.condemned) == ([], [])
         bucket.now += 2 * DAY
     assert await bucket.get("key") == {""}
+
+
+async def test_a_job_that_was_to_be_kept_and_has_no_profile_is_said(bucket: Bucket) -> None:
+    await bucket.put("key")
+    await bucket.use("key")
+    collected = await bucket.collect(Terms(30 * DAY, DAY, keep=["job", "jbo"]), delete=False)
+    assert collected.absent == ["jbo"]
 
 
 async def test_profiles_that_only_read_only_machines_may_use_are_listed(bucket: Bucket) -> None:
@@ -323,6 +351,44 @@ async def test_nothing_goes_while_it_is_not_known_what_a_profile_uses(bucket: Bu
     assert bucket.objects == before
 
 
+class Damaging(WrapperStore):
+    """Damages the first answer to a GET of each object whose name begins so."""
+
+    def __init__(self, inner: ObjectStore, prefix: str) -> None:
+        super().__init__(inner)
+        self._prefix = prefix
+        self.damaged: set[str] = set()
+
+    async def get(self, name: str, part: range | None = None) -> bytes:
+        data = await super().get(name, part)
+        if not name.startswith(self._prefix) or name in self.damaged:
+            return data
+        self.damaged.add(name)
+        return data[:-1]
+
+
+async def test_a_manifest_that_arrives_damaged_is_read_once_more(bucket: Bucket) -> None:
+    """Its pack is due, since what the profile names lies elsewhere by now."""
+    await bucket.put("key")
+    packed = await bucket.new_machine().pack([Result("ns", "key", content("key"))])
+    bucket.now += 40 * DAY
+    await bucket.collect()
+    bucket.now += 2 * DAY
+    await bucket.write([Reference(0, packed.manifests[0])])
+    store = Damaging(bucket.memory, "manifests/")
+    await bucket.collect(store=store)
+    assert store.damaged == {slot("key")}
+    await bucket.check()
+
+
+async def test_a_segment_that_arrives_damaged_is_read_once_more(bucket: Bucket) -> None:
+    await bucket.put("key")
+    segment = await bucket.use("key")
+    store = Damaging(bucket.memory, "profiles/")
+    await bucket.collect(store=store)
+    assert store.damaged == {segment}
+
+
 async def test_a_machine_whose_clock_is_wrong_deletes_nothing_early(bucket: Bucket) -> None:
     await bucket.put("key")
     await collection.collect(bucket.memory, TERMS, delete=True, clock=lambda: bucket.now + 1000 * DAY)
@@ -370,6 +436,36 @@ async def test_an_empty_slot_below_another_is_filled(bucket: Bucket) -> None:
     await bucket.collect()
     assert bucket.objects[slot("key")] == manifest.TOMBSTONE
     assert await bucket.get("key") == {"b"}
+
+
+async def test_junk_in_a_high_slot_leaves_its_key_alone(bucket: Bucket) -> None:
+    await bucket.put("key")
+    await bucket.memory.create(slot("key", MAX_SLOTS - 1), b"junk")
+    await bucket.collect()
+    assert bucket.names("manifests/") == {slot("key"), slot("key", MAX_SLOTS - 1)}
+    await bucket.put("key", variant="b")
+    assert await bucket.get("key") == {"", "b"}
+
+
+async def test_tombstones_below_nothing_but_junk_go(bucket: Bucket) -> None:
+    for number in range(MAX_SLOTS - 1):
+        await bucket.memory.create(slot("key", number), manifest.TOMBSTONE)
+    await bucket.memory.create(slot("key", MAX_SLOTS - 1), b"junk")
+    await bucket.collect()
+    assert bucket.names("manifests/") == {slot("key", MAX_SLOTS - 1)}
+    await bucket.put("key")
+    assert await bucket.get("key") == {""}
+
+
+async def test_a_slot_that_no_reader_looks_into_is_none(bucket: Bucket) -> None:
+    await bucket.put("other", "key")
+    await bucket.memory.create(slot("key", MAX_SLOTS), bucket.objects[slot("key")])
+    await bucket.memory.create(slot("other", 99), b"junk")
+    before = dict(bucket.objects)
+    for _ in range(3):
+        await bucket.collect()
+        bucket.now += DAY
+    assert bucket.objects == before
 
 
 async def test_what_was_collected_is_stored_anew_by_a_machine_that_has_it_on_disk(bucket: Bucket) -> None:

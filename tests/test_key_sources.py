@@ -88,7 +88,8 @@ def test_what_says_no_source_is_refused_unseen(source: str) -> None:
     [
         ("file:/gone", "No such file"),
         ("file:~nobody-of-that-name/key", "home"),
-        ("env:GONE", "0 lines"),
+        ("env:GONE", "no variable GONE"),
+        ("env:EMPTY", "0 lines"),
         ("env:TWO", "2 lines"),
         ("env:CUT", "is written"),
         ("env:PUBLIC", "is written"),
@@ -105,6 +106,7 @@ def test_a_key_that_cannot_be_had_is_refused_by_name(
 ) -> None:
     monkeypatch.setattr("s3cache.keys.COMMAND_SECONDS", 0.2)
     monkeypatch.setenv("TWO", f"{ALICE.secret_text}\n{BOB.secret_text}")
+    monkeypatch.setenv("EMPTY", "")
     monkeypatch.setenv("CUT", ALICE.secret_text[:-4])
     monkeypatch.setenv("PUBLIC", str(ALICE.public))
     found = settings(S3CACHE_SIGNING_KEY=source, S3CACHE_TRUSTED_KEYS=str(ALICE.public))
@@ -112,6 +114,21 @@ def test_a_key_that_cannot_be_had_is_refused_by_name(
         found.signing_keyring()
     assert SECRET[:8] not in str(error.value)
     assert error.value.__cause__ is None
+
+
+def test_the_path_of_a_key_is_that_of_who_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_of(tmp_path, ALICE.secret_text)
+    monkeypatch.chdir(tmp_path)
+    found = settings(S3CACHE_SIGNING_KEY="file:keys", S3CACHE_TRUSTED_KEYS=str(ALICE.public))
+    monkeypatch.chdir("/")
+    assert found.signing_keyring().signer == ALICE.public.id
+
+
+def test_a_file_that_others_may_write_has_no_keys(tmp_path: Path) -> None:
+    path = file_of(tmp_path, str(ALICE.public))
+    Path(path).chmod(0o666)
+    with pytest.raises(SettingsError, match=f"S3CACHE_TRUSTED_KEYS.*chmod go-w {path}"):
+        settings(S3CACHE_TRUSTED_KEYS=path)
 
 
 def test_who_signs_names_whom_it_trusts_and_its_key_is_not_looked_at() -> None:
@@ -209,6 +226,16 @@ def test_what_cannot_be_trusted_or_revoked_changes_nothing(tmp_path: Path, argum
     assert refused.exit_code == 1
     assert SECRET not in refused.output
     assert Path(path).read_text() == str(ALICE.public)
+
+
+def test_a_link_to_a_file_of_keys_stays_one_and_the_file_keeps_its_mode(tmp_path: Path) -> None:
+    path, link = file_of(tmp_path, str(ALICE.public)), tmp_path / "link"
+    Path(path).chmod(0o640)
+    link.symlink_to(path)
+    assert keys("trust", "--file", str(link), str(BOB.public)).exit_code == 0
+    assert link.is_symlink()
+    assert settings(S3CACHE_TRUSTED_KEYS=path).trusted_keys == (ALICE.public, BOB.public)
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o640
 
 
 def test_a_key_that_a_file_has_twice_is_revoked_altogether(tmp_path: Path) -> None:

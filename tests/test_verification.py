@@ -4,21 +4,24 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from s3cache import catalog, condemned, manifest, names, prelude, profile
 from s3cache.cache import Cache
 from s3cache.catalog import Reference
+from s3cache.errors import Corrupt
 from s3cache.keyring import NO_KEYS
 from s3cache.machine import Machine
-from s3cache.manifest import Result
-from s3cache.pack import Pack
+from s3cache.manifest import MAX_SLOTS, Result
+from s3cache.pack import Pack, PackFrame
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import Listed
 from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
 from s3cache.verification import Finding, Verdict, verify
+from tests.test_collection import Damaging
 from tests.wrappers import RecordingStore
 from tests.writers import content_of
 
@@ -64,6 +67,22 @@ class Bucket:
         name = profile.segment_name(PREFIX, len(self.objects), data)
         await self.memory.create(name, data)
         return name
+
+    async def pack_anew(self, offset: int = 0) -> tuple[str, str]:
+        """Pack a result anew, and return the names of the pack and of a segment that says where it lies."""
+        cache = Cache(self.memory, DiskTier(self._folder, 1 << 30), Machine(), NO_KEYS)
+        anew = await cache.pack([Result("ns", "one", {"binary": content_of("one", 5000)})])
+        ((place, digest, *rest),) = map(msgspec.structs.astuple, anew.frames)
+        frames = [PackFrame(msgspec.structs.replace(place, offset=offset), digest, *rest)]
+        data = profile.encode(
+            Segment(
+                frames, catalog.build([Reference(0, anew.manifests[0])], NO_KEYS), profile=PREFIX, count=1
+            ),
+            NO_KEYS,
+        )
+        name = profile.segment_name(PREFIX, len(self.objects), data)
+        await self.memory.create(name, data)
+        return names.pack_name(anew.digest), name
 
     def named(self, prefix: str) -> list[str]:
         return sorted(name for name in self.objects if name.startswith(prefix))
@@ -198,6 +217,19 @@ async def test_a_damaged_segment_is_wrong_and_goes_with_its_prelude(bucket: Buck
     assert len(bucket.named("manifests/")) == 3
 
 
+async def test_a_damaged_segment_that_another_one_stands_for_is_wrong_too(bucket: Bucket) -> None:
+    """A clean-up reads it."""
+    found = [Reference(0, each) for each in bucket.pack.manifests]
+    data = profile.encode(
+        Segment([], catalog.build(found, NO_KEYS), replaces=[bucket.segment], profile=PREFIX), NO_KEYS
+    )
+    await bucket.memory.create(profile.name_of_compacted([bucket.segment], data), data)
+    bucket.objects[bucket.segment] += b"x"
+    assert (await bucket.verify())[bucket.segment] is Verdict.WRONG
+    await bucket.repair()
+    assert len(bucket.named("profiles/")) == 1
+
+
 async def test_a_damaged_prelude_is_wrong(bucket: Bucket) -> None:
     name = names.prelude_name(PREFIX)
     copies = {bucket.segment: bucket.objects[bucket.segment]}
@@ -219,6 +251,36 @@ async def test_a_damaged_list_is_wrong(bucket: Bucket) -> None:
     await bucket.repair()
 
 
+@pytest.mark.parametrize("prefix", ["manifests/ns/one", "packs/", "profiles/", "preludes/", "condemned/"])
+async def test_what_is_larger_than_it_may_be_is_wrong_and_goes(bucket: Bucket, prefix: str) -> None:
+    data = condemned.encode(["packs/a"])
+    await bucket.memory.create(condemned.name_of(data, NOW), data)
+    (name,) = bucket.named(prefix)
+
+    class Bounded(RecordingStore):
+        async def get(self, asked: str, part: range | None = None) -> bytes:
+            if asked == name:
+                raise Corrupt(f"{name} has more bytes than it may")
+            return await super().get(asked, part)
+
+    bucket.store = Bounded(bucket.memory)
+    assert (await bucket.verify(repair=True))[name] is Verdict.WRONG
+    assert name not in bucket.objects
+    await bucket.repair()
+
+
+@pytest.mark.parametrize("prefix", ["manifests/", "packs/", "profiles/", "preludes/", "condemned/"])
+async def test_what_arrives_damaged_is_read_once_more(bucket: Bucket, prefix: str) -> None:
+    data = condemned.encode(["packs/a"])
+    await bucket.memory.create(condemned.name_of(data, NOW), data)
+    before = dict(bucket.objects)
+    store = Damaging(bucket.memory, prefix)
+    bucket.store = RecordingStore(store)
+    assert await bucket.verify(repair=True) == {}
+    assert store.damaged == set(bucket.named(prefix))
+    assert bucket.objects == before
+
+
 async def test_a_wrong_slot_below_another_leaves_a_tombstone(bucket: Bucket) -> None:
     await bucket.memory.create(slot("one", 1), bucket.objects[slot("one")])
     bucket.objects[slot("one")] = b"damaged"
@@ -232,6 +294,38 @@ async def test_an_empty_slot_below_another_is_missing(bucket: Bucket) -> None:
     assert await bucket.verify() == {slot("small", 1): Verdict.MISSING}
     await bucket.repair()
     assert bucket.objects[slot("small", 1)] == manifest.TOMBSTONE
+
+
+async def test_junk_in_a_high_slot_is_wrong_and_no_slot_below_it_is_missing(bucket: Bucket) -> None:
+    before = dict(bucket.objects)
+    await bucket.memory.create(slot("one", MAX_SLOTS - 1), b"junk")
+    assert await bucket.verify() == {slot("one", MAX_SLOTS - 1): Verdict.WRONG}
+    await bucket.repair()
+    assert bucket.objects == before
+
+
+async def test_a_pack_that_only_a_profile_names_is_read(bucket: Bucket) -> None:
+    pack, segment = await bucket.pack_anew()
+    assert await bucket.verify() == {}
+    whole = bucket.objects[pack]
+    bucket.objects[pack] = bytes(len(whole))
+    assert await bucket.verify() == {pack: Verdict.WRONG, segment: Verdict.MISSING}
+    assert await bucket.verify(sample=100) == {}
+    del bucket.objects[pack]
+    assert await bucket.verify() == {segment: Verdict.MISSING}
+    bucket.objects[pack] = bytes(len(whole))
+    await bucket.repair()
+    assert not {pack, segment} & bucket.objects.keys()
+    assert bucket.segment in bucket.objects
+
+
+@pytest.mark.parametrize("offset", [1, (1 << 64) - 1])
+async def test_a_frame_that_is_not_what_a_segment_says_is_wrong(bucket: Bucket, offset: int) -> None:
+    pack, segment = await bucket.pack_anew(offset)
+    assert await bucket.verify() == {segment: Verdict.WRONG}
+    await bucket.repair()
+    assert segment not in bucket.objects
+    assert pack in bucket.objects
 
 
 async def test_what_nothing_names_is_said_and_left_to_a_clean_up(bucket: Bucket) -> None:

@@ -26,8 +26,6 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.getLogger("aiobotocore").setLevel(logging.WARNING)
-    # Bound by a relative path: the path of a Unix socket has 107 bytes at most.
-    os.chdir(folder)
     import anyio
 
     from s3cache.agent.address import RUN_VARIABLE, TRACE_VARIABLE
@@ -35,7 +33,10 @@ def main() -> None:
     from s3cache.agent.server import serve
     from s3cache.settings import Settings
 
+    # Paths in them are those of the process that started this one.
     settings = Settings.from_environment()
+    # Bound by a relative path: the path of a Unix socket has 107 bytes at most.
+    os.chdir(folder)
     report = str(settings.report) if settings.report else None
     first = Hello(os.environ[RUN_VARIABLE], settings.job, report, TRACE_VARIABLE in os.environ)
     try:

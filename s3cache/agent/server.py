@@ -490,7 +490,8 @@ def _toolchain() -> dict[str, str]:
 def _step_back() -> None:
     """Let the job have the processor: uploads wait for nobody."""
     for thread in Path("/proc/self/task").iterdir():
-        os.setpriority(os.PRIO_PROCESS, int(thread.name), NICENESS)
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), NICENESS)
     # Where each session has its share of the processor, that share is what counts.
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(NICENESS))

@@ -1,5 +1,6 @@
 """`s3cache gc`: what no profile used for a long time goes."""
 
+import os
 import time
 from collections.abc import Iterable
 
@@ -11,7 +12,7 @@ from s3cache.collection import Collected, Terms
 from s3cache.errors import S3CacheError
 from s3cache.inventory import Total
 from s3cache.ledger import Ledger
-from s3cache.settings import parse_url
+from s3cache.settings import Mode, Settings
 from s3cache.terminal import size
 
 DAY_SECONDS = 86_400
@@ -33,7 +34,11 @@ HOUR_SECONDS = 3600
     help="Hours from being condemned to being deleted: longer than any job takes to start.",
 )
 @click.option("--keep", metavar="JOB", multiple=True, help="Keep the profile of a job, however old it is.")
-@click.option("--delete", is_flag=True, help="Do it. Without this, only say what would be done.")
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Do it: it takes s3:PutObject and s3:DeleteObject. Without this, only say what would be done.",
+)
 def gc(url: str, days: int, grace: int, keep: tuple[str, ...], delete: bool) -> None:
     """Condemn what no profile used for DAYS days, and delete what was condemned GRACE hours ago.
 
@@ -43,10 +48,16 @@ def gc(url: str, days: int, grace: int, keep: tuple[str, ...], delete: bool) -> 
     counts = Ledger()
     terms = Terms(days * DAY_SECONDS, grace * HOUR_SECONDS, keep)
     try:
-        parse_url(url)
+        # It needs no keys, nor a job.
+        mode = os.environ.get("S3CACHE_MODE", "")
+        settings = Settings.from_environment({"S3CACHE_URL": url, "S3CACHE_MODE": mode})
+        if delete:
+            refuse_unless_written("--delete", settings)
         collected = anyio.run(_collect, url, terms, delete, counts)
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
+    for job in collected.absent:
+        click.echo(f"s3cache: --keep {job}: no job of that name has a profile", err=True)
     for line in describe(collected, days, counts, delete=delete):
         click.echo(line)
 
@@ -57,6 +68,12 @@ async def _collect(url: str, terms: Terms, delete: bool, counts: Ledger) -> Coll
     ledger.charge(counts)
     async with Bucket(url) as bucket:
         return await collection.collect(bucket, terms, delete=delete)
+
+
+def refuse_unless_written(option: str, settings: Settings) -> None:
+    """Raise UsageError, which names the option, when nothing may be written."""
+    if settings.mode is not Mode.READ_WRITE:
+        raise click.UsageError(f"{option} writes, and S3CACHE_MODE is {settings.mode.value}")
 
 
 def describe(collected: Collected, days: int, counts: Ledger, *, delete: bool) -> Iterable[str]:

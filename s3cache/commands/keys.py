@@ -48,7 +48,8 @@ def new(name: str | None, out: Path) -> None:
     except S3CacheError as error:
         raise click.BadParameter("letters, digits, '.', '_', '@' and '-'", param_hint="--name") from error
     click.echo(str(key.public))
-    click.echo(f"S3CACHE_SIGNING_KEY=file:{out} signs with it; its id is {key.public.id}", err=True)
+    click.echo(f"S3CACHE_SIGNING_KEY=file:{out.absolute()} signs with it", err=True)
+    click.echo(f"its id is {key.public.id}", err=True)
 
 
 @keys.command()
@@ -63,19 +64,24 @@ def show() -> None:
         signing = KeySource.parse(source).load().public if source else None
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
-    for key in trusted or filter(None, [signing]):
+    for key in trusted:
         click.echo(f"{key.id}  {key}" + ("  (signs here)" if key == signing else ""))
     if signing is None:
         click.echo("S3CACHE_SIGNING_KEY is not set: nothing is signed here", err=True)
-    elif trusted and signing not in trusted:
-        raise click.ClickException(f"what {signing.name} ({signing.id}) signs here is not trusted here")
-    if not trusted and signing is None:
+    elif signing not in trusted:
+        raise click.ClickException(
+            f"{signing.id} signs here and is not trusted here, so there is no cache; "
+            f'name its public key in S3CACHE_TRUSTED_KEYS: "{signing}"'
+        )
+    if not trusted:
         click.echo("S3CACHE_TRUSTED_KEYS is not set: everybody is trusted", err=True)
 
 
 @keys.command()
 @click.option("--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="Of trusted keys.")
-@click.option("--revoke", multiple=True, metavar="ID", help="Trust the key of this id no more.")
+@click.option(
+    "--revoke", multiple=True, metavar="ID", help="Trust the key of this id, which `show` says, no more."
+)
 @click.argument("public", nargs=-1, metavar="[KEY]...")
 def trust(path: Path | None, revoke: tuple[str, ...], public: tuple[str, ...]) -> None:
     """Trust each KEY, as "ci ed25519:BASE64", from now on.

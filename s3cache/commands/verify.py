@@ -7,9 +7,10 @@ import anyio
 import click
 
 from s3cache import ledger, verification
-from s3cache.commands.gc import requests
+from s3cache.commands.gc import refuse_unless_written, requests
 from s3cache.errors import S3CacheError
 from s3cache.ledger import Ledger
+from s3cache.names import printable
 from s3cache.settings import Settings
 from s3cache.verification import Finding, Verdict
 
@@ -53,6 +54,8 @@ def verify(url: str, sample: int | None, repair: bool) -> None:
     counts = Ledger()
     try:
         settings = Settings.from_environment({**os.environ, "S3CACHE_URL": url})
+        if repair:
+            refuse_unless_written("--repair", settings)
         found = anyio.run(_verify, settings, sample, repair, counts)
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
@@ -71,4 +74,4 @@ async def _verify(settings: Settings, sample: int | None, repair: bool, counts: 
 
 
 def _print(finding: Finding) -> None:
-    click.echo(f"{finding.verdict.value} {finding.name}: {finding.why}")
+    click.echo(f"{finding.verdict.value} {printable(finding.name)}: {printable(finding.why)}")

@@ -119,7 +119,7 @@ FAILURES: dict[str, tuple[Failure, str]] = {
     "no such bucket to write to": (answers(404, "NoSuchBucket"), "create it or set S3CACHE_URL"),
     "no credentials": (no_credentials, "AWS_ACCESS_KEY_ID"),
     "no such profile": (variables(AWS_PROFILE="absent"), "AWS_PROFILE"),
-    "wrong secret": (variables(AWS_SECRET_ACCESS_KEY="wrong"), "check the credentials"),
+    "wrong secret": (variables(AWS_SECRET_ACCESS_KEY="wrong"), "the access key or its secret is wrong"),
     "another region": (answers(301, "PermanentRedirect"), "AWS_REGION"),
     "another region in the signature": (answers(400, "AuthorizationHeaderMalformed"), "AWS_REGION"),
     "refused connection": (refused, "AWS_ENDPOINT_URL_S3"),

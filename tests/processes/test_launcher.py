@@ -254,7 +254,7 @@ def test_warm_fetches_what_a_job_needs(new_machine: NewMachine, recorded: Bucket
     [
         ({"S3CACHE_URL": "s3://no-such-bucket/prefix"}, "there is no such bucket"),
         ({"AWS_ENDPOINT_URL_S3": refusing()}, "AWS_ENDPOINT_URL_S3"),
-        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "check the credentials"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "the access key or its secret is wrong"),
         ({"S3CACHE_DIR": "/dev/null/cache"}, "set S3CACHE_DIR"),
     ],
 )

@@ -79,7 +79,7 @@ def test_unsigned_is_a_miss_once_keys_are_set_and_the_next_slot_is_used(
     new_machine: NewMachine, bucket: Bucket
 ) -> None:
     assert run(new_machine(), {}) == NONE
-    assert run(new_machine(), SIGNS) == NONE
+    assert run(new_machine(), SIGNS, says="is not used: it is not signed") == NONE
     assert run(new_machine(), SIGNS) == ALL
     assert f"manifests/triton/{KEYS[0]}/1" in bucket.names("manifests/")
 
