@@ -17,7 +17,7 @@ from s3cache.agent.address import RUN_VARIABLE, agent_directory
 from s3cache.agent.connection import Connection
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
-from s3cache.machine import Machine, likeness, platform_tag
+from s3cache.machine import Machine, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry, Result
 from s3cache.pinned import Pinned
 from s3cache.settings import Mode, Settings
@@ -32,10 +32,11 @@ PATIENCE_SECONDS = 3.0
 PROMPT_SECONDS = 0.1
 """What an answer that has no result takes longer eats into the patience; a faster one gives some back."""
 COOLDOWN_SECONDS = 5.0
-"""How long an agent that used up the patience is not asked; twice as long each time, up to a minute."""
-LONGEST_COOLDOWN_SECONDS = 60.0
-PROBE_SECONDS = 0.5
-"""How long it is then given to answer."""
+"""How long nothing is asked once the patience is used up; twice as long after each time that was in vain."""
+PROBE_SECONDS = 0.1
+"""How long an agent is then given to say what it has: it fetches the rest while nobody waits."""
+REVIVED_SECONDS = 0.5
+"""The patience with a bucket that gave such a result after all."""
 _EXIT_SECONDS = 1.0
 _TELLING_SECONDS = 0.2
 
@@ -57,11 +58,14 @@ class Client:
         self._cooldown = COOLDOWN_SECONDS
         self._waiting_left = settings.deadline_seconds
         self._probe_at = 0.0
+        self._owed: protocol.Lookup | None = None
+        """What was last asked for in vain."""
         self._warned = False
         self._pid = os.getpid()
         self._hits: set[tuple[str, str, int]] = set()
         name = names.view_name(settings.job, self._agent.run)
         self._pinned = Pinned(self._tier, self._entries, name, self._ask) if settings.pin else None
+        self._met: dict[tuple[tuple[str, str], ...], bool] = {}
 
     def variants(self, namespace: str, key: str, members: Collection[str] | None = None) -> Iterator[Entry]:
         """Yield every stored variant whose requirements this machine meets, in slot order.
@@ -84,7 +88,7 @@ class Client:
                 if status != "ready" or manifest is None:
                     break
             entry = None
-            if machine.meets(manifest.requires):
+            if self._meets(manifest.requires):
                 entry = self._entry(namespace, key, slot, members)
             if entry is not None:
                 found = True
@@ -158,10 +162,15 @@ class Client:
         reply = self._ask(protocol.ProfileOf(namespace_prefix))
         return reply.keys if isinstance(reply, protocol.Profile) else []
 
-    def agree(self, settle: Callable[[View], View]) -> None:
-        """See from now on what `settle`, which may raise, makes of what this machine has, if pinned."""
+    def agree(self, settle: Callable[[View], View], unknown: Collection[str] = ()) -> None:
+        """See from now on what `settle`, which may raise, makes of what this process can use, if pinned.
+
+        It is not to be found out yet whether a requirement of an `unknown` name holds.
+        """
         if self._pinned:
-            self._pinned.agree(settle)
+            self._pinned.agree(
+                settle, lambda requires: requires.keys().isdisjoint(unknown) and self._meets(requires)
+            )
 
     def flush(self, seconds: float) -> protocol.Flushed | None:
         """Wait until all that was put is stored, at most `seconds`; None when no agent answers."""
@@ -202,7 +211,17 @@ class Client:
                 "call torch.distributed.init_process_group before what is compiled runs"
             )
             return False
-        return view.sees(names.manifest_name(namespace, key, slot), likeness())
+        return view.sees(names.manifest_name(namespace, key, slot))
+
+    def _meets(self, requires: Mapping[str, str]) -> bool:
+        """Return whether all requirements hold here; in a pinned run, whether they did when first asked."""
+        if self._pinned is None:
+            return machine.meets(requires)
+        # What the ranks have agreed on, one of them must not come to refuse.
+        asked = tuple(sorted(requires.items()))
+        if asked not in self._met:
+            self._met[asked] = machine.meets(requires)
+        return self._met[asked]
 
     def _entry(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> Entry | None:
         entry = self._entries.find(namespace, key, slot, members)

@@ -4,7 +4,7 @@ What is written down first stays, so whoever has waited in vain can decide, for 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from s3cache import names, view
@@ -42,16 +42,28 @@ class Pinned:
                 self._see(self._on_this_machine())
         return self._view
 
-    def agree(self, settle: Callable[[View], View]) -> None:
-        """See from now on what `settle` makes of this machine's view; nothing, if it raises."""
+    def agree(
+        self, settle: Callable[[View], View], meets: Callable[[Mapping[str, str]], bool]
+    ) -> None:
+        """See from now on what `settle` makes of what this process can use of its machine's view.
+
+        If it raises, or `meets`, which says whether what a result requires holds here, nothing is seen.
+        """
         mine = self.view()
         if mine is None:
             mine = self._on_this_machine()
-        self._view = View()
-        agreed = settle(mine)
+        # What is found out of this machine now may be in the cache.
+        self._see(mine)
+        try:
+            usable = View.of(each for each in self._entries.references() if meets(each.manifest.requires))
+        finally:
+            self._view = View()
+        agreed = settle(mine & usable)
         data = view.encode(agreed)
+        name = names.agreed_view_name(data)
         self._ask(protocol.Agreed(data))
-        os.environ[VIEW_VARIABLE] = names.agreed_view_name(data)
+        self._write_down(name, data)
+        os.environ[VIEW_VARIABLE] = name
         self._see(agreed)
 
     def _see(self, seen: View) -> None:
@@ -60,18 +72,24 @@ class Pinned:
         self._entries.look_again()
 
     def _on_this_machine(self) -> View:
-        while not self._tier.has(self._name):
+        # One that is damaged is none: the agent may know it still.
+        data = self._tier.read(self._name)
+        while data is None:
             reply = self._ask(protocol.ViewOf())
-            if not isinstance(reply, protocol.ViewIs):
-                with suppress(DiskTierError):
-                    self._tier.write(self._name, view.encode(View()))
-                break
-            if reply.view is not None:
-                return view.decode(reply.view)
-        return self._written_down(self._name)
+            decided = reply.view if isinstance(reply, protocol.ViewIs) else view.encode(View())
+            if decided is not None:
+                data = self._write_down(self._name, decided)
+        return view.decode(data)
 
     def _written_down(self, name: str) -> View:
         return view.decode(self._tier.read(name) or b"")
+
+    def _write_down(self, name: str, data: bytes) -> bytes:
+        """Write a view down, if that can be, and return the one that is: the first one stays."""
+        with suppress(DiskTierError):
+            self._tier.write(name, data)
+        found = self._tier.read(name)
+        return data if found is None else found
 
 
 def are_on_several_machines(ranks: int) -> bool:

@@ -1,7 +1,6 @@
 """Views: which results a pinned run sees. Pure.
 
-8 bytes each   the short digest of a manifest's name; of one that requires something, the name with what
-               the machine is like: machines that are not alike have no such result in common
+8 bytes each   the short digest of a manifest's name
 """
 
 from collections.abc import Iterable
@@ -21,15 +20,13 @@ class View(msgspec.Struct, frozen=True):
     marks: frozenset[bytes] = frozenset()
 
     @classmethod
-    def of(cls, references: Iterable[Reference], likeness: str) -> Self:
-        """Return the view of these, on a machine of that likeness."""
-        return cls(
-            frozenset(_mark(each.name, likeness if each.manifest.requires else "") for each in references)
-        )
+    def of(cls, references: Iterable[Reference]) -> Self:
+        """Return the view of these."""
+        return cls(frozenset(short_digest(each.name) for each in references))
 
-    def sees(self, name: str, likeness: str) -> bool:
-        """Return whether the manifest of that name is seen on a machine of that likeness."""
-        return _mark(name) in self.marks or _mark(name, likeness) in self.marks
+    def sees(self, name: str) -> bool:
+        """Return whether the manifest of that name is seen."""
+        return short_digest(name) in self.marks
 
     def __len__(self) -> int:
         return len(self.marks)
@@ -49,7 +46,3 @@ def decode(data: bytes) -> View:
     if len(data) % _MARK_BYTES:
         raise Corrupt(f"a view is of {_MARK_BYTES} bytes for each entry, not of {len(data)} in all")
     return View(frozenset(data[at : at + _MARK_BYTES] for at in range(0, len(data), _MARK_BYTES)))
-
-
-def _mark(name: str, likeness: str = "") -> bytes:
-    return short_digest(f"{name} {likeness}" if likeness else name)

@@ -139,6 +139,7 @@ def test_verify_repairs_what_is_larger_than_it_may_be(
 
 def test_what_makes_gc_refuse_is_repaired_by_verify(url: str, moto_server: Server) -> None:
     put(moto_server, url, profile.segment_name(PREFIX, 1, b""), b"junk")
+    put(moto_server, url, "manifests/ns/key/1", bytes(MANIFEST_BYTES + 1))
     refused = run("gc", "--delete")
     assert refused.exit_code == 1
     assert "`s3cache verify --repair` removes it" in refused.output
@@ -147,8 +148,8 @@ def test_what_makes_gc_refuse_is_repaired_by_verify(url: str, moto_server: Serve
 
 
 def test_what_verify_prints_steers_no_terminal(url: str, moto_server: Server) -> None:
-    put(moto_server, url, "evil\x1b[2J", b"x")
-    result = manifest.inline(manifest.Result("ns", "\x1b[2Jkey", {"a": b"x"}), {})
+    put(moto_server, url, "evil\x1b]0;owned\x07", b"x")
+    result = manifest.inline(manifest.Result("ns", "\x1b]0;owned\x07", {"a": b"x"}), {})
     assert result
     put(moto_server, url, "manifests/ns/other/0", manifest.encode(result, NO_KEYS))
     said = run("verify")

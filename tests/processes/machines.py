@@ -305,7 +305,7 @@ def _processes() -> list[tuple[int, list[str]]]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes().decode().split("\0")
+            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
         found.append((int(folder.name), command))
