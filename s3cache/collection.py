@@ -183,7 +183,9 @@ class _Collector:
                 if name in done or not profile.is_segment_name(name, prefix):
                     continue
                 try:
-                    segment = await read(self._objects, name, partial(profile.decode, name, keyring=NO_KEYS))
+                    segment = await read(
+                        self._objects, name, partial(profile.decode, name, keyring=NO_KEYS)
+                    )
                 except ObjectAbsent:
                     # A newer one stands for it.
                     break

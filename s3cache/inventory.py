@@ -91,7 +91,8 @@ class Inventory:
     def add(self, objects: Iterable[Listed]) -> None:
         """Add objects; those whose names are not of our making have no kind."""
         rows = (
-            (name, name.rpartition("/")[0], _kind_of(name), size, created) for name, size, created in objects
+            (name, name.rpartition("/")[0], _kind_of(name), size, created)
+            for name, size, created in objects
         )
         self._many(
             "INSERT OR REPLACE INTO objects (name, folder, kind, size, created) VALUES (?, ?, ?, ?, ?)",
@@ -114,7 +115,9 @@ class Inventory:
 
     def named_by(self, namer: str) -> list[str]:
         """Return what an object names."""
-        return [name for (name,) in self._rows("SELECT name FROM named WHERE namer = ? ORDER BY name", namer)]
+        return [
+            name for (name,) in self._rows("SELECT name FROM named WHERE namer = ? ORDER BY name", namer)
+        ]
 
     def note_damaged(self, manifest: str) -> None:
         """Note that no reader can use a manifest."""

@@ -114,7 +114,7 @@ class _Reader:
             self._inventory.keep_body(name, found[1])
 
     async def read_pack(self, name: str) -> None:
-        """Look at a pack, at the members that manifests say lie in it, and at the frames that segments do."""
+        """Look at a pack, and at what manifests and segments say lies in it."""
         try:
             data = await read(self._objects, name, partial(_whole_pack, name))
         except ObjectAbsent:
