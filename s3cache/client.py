@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 3.0
 PROMPT_SECONDS = 0.1
 """What an answer that has no result takes longer eats into the patience; a faster one gives some back."""
 COOLDOWN_SECONDS = 5.0
-"""How long nothing is asked once the patience is used up; twice as long after each time that was in vain."""
+"""How long nothing is asked once the patience is used up; twice as long after each time in vain."""
 PROBE_SECONDS = 0.1
 """How long an agent is then given to say what it has: it fetches the rest while nobody waits."""
 REVIVED_SECONDS = 0.5
@@ -59,7 +59,7 @@ class Client:
         self._waiting_left = settings.deadline_seconds
         self._probe_at = 0.0
         self._owed: protocol.Lookup | None = None
-        """What was last asked for in vain."""
+        """What was last asked for without waiting, and was not there."""
         self._warned = False
         self._pid = os.getpid()
         self._hits: set[tuple[str, str, int]] = set()
@@ -230,23 +230,42 @@ class Client:
         return entry
 
     def _bring(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> str:
+        if self._patience == 0 and self._has_come():
+            self._patience = REVIVED_SECONDS
+        is_probe = self._patience == 0
         seconds = min(self._patience or PROBE_SECONDS, self._waiting_left)
         deadline = time.monotonic() + seconds - _TELLING_SECONDS
         named = None if members is None else list(members)
-        reply = self._ask(protocol.Lookup(namespace, key, slot, named, deadline))
+        lookup = protocol.Lookup(namespace, key, slot, named, deadline)
+        reply = self._ask(lookup)
         self._entries.look_again()
-        return reply.status if isinstance(reply, protocol.Found) else "unavailable"
+        if not isinstance(reply, protocol.Found):
+            return "unavailable"
+        if is_probe and reply.status == "unavailable":
+            self._owed = lookup
+        return reply.status
+
+    def _has_come(self) -> bool:
+        """Return, once, whether the bucket has given what was last asked for without waiting."""
+        if self._owed is None:
+            return False
+        namespace, key, slot = self._owed.namespace, self._owed.key, self._owed.slot
+        # What was made here meanwhile, and the bucket did not take, says nothing of the bucket.
+        is_unsent = self._tier.has(names.unsent_name(names.manifest_name(namespace, key, slot)))
+        if is_unsent or not self._entries.find(namespace, key, slot, self._owed.members):
+            return False
+        self._owed = None
+        return True
 
     def _ask(self, request: protocol.Request) -> protocol.Reply | None:
         """Return the agent's answer, or None; what got no answer eats into the patience."""
         if self._waiting_left <= 0:
             return None
         started = time.monotonic()
-        if self._patience == 0:
-            if started < self._probe_at:
-                return None
-            self._patience = PROBE_SECONDS
-        reply = self._request(request, min(self._patience, self._waiting_left))
+        is_probe = self._patience == 0
+        if is_probe and started < self._probe_at:
+            return None
+        reply = self._request(request, min(self._patience or PROBE_SECONDS, self._waiting_left))
         waited = time.monotonic() - started
         self._waiting_left -= waited
         if self._waiting_left <= 0:
@@ -254,18 +273,7 @@ class Client:
                 f"this process has waited for the bucket for {self.settings.deadline_seconds:g} s and goes "
                 "on without it; S3CACHE_DEADLINE says how long it may"
             )
-        status = reply.status if isinstance(reply, protocol.Found) else "absent"
-        if reply is None or status == "unavailable":
-            self._patience = max(self._patience - waited, 0.0)
-        elif status == "ready":
-            self._patience = PATIENCE_SECONDS
-            self._cooldown = COOLDOWN_SECONDS
-        else:
-            left = self._patience + PROMPT_SECONDS - waited
-            self._patience = min(max(left, 0.0), PATIENCE_SECONDS)
-        if self._patience == 0:
-            self._probe_at = time.monotonic() + self._cooldown
-            self._cooldown = min(self._cooldown * 2, LONGEST_COOLDOWN_SECONDS)
+        self._spend(reply, waited, is_probe=is_probe)
         if reply is None:
             self._warn(
                 "the cache did not answer in time and is left out; "
@@ -273,6 +281,25 @@ class Client:
             )
         self.waited("lookup", waited)
         return reply
+
+    def _spend(self, reply: protocol.Reply | None, waited: float, *, is_probe: bool) -> None:
+        """Take from the patience what an answer has cost, or renew it."""
+        if isinstance(reply, protocol.ViewIs):
+            # The agent gives what it can: how long a prefetch takes is bounded by the deadline alone.
+            return
+        status = reply.status if isinstance(reply, protocol.Found) else "absent"
+        if status == "ready":
+            self._patience = PATIENCE_SECONDS
+            self._cooldown = COOLDOWN_SECONDS
+            return
+        gained = 0.0 if reply is None or status == "unavailable" else PROMPT_SECONDS
+        self._patience = min(self._patience + gained - waited, PATIENCE_SECONDS)
+        if self._patience < _TELLING_SECONDS:
+            self._patience = 0.0
+            self._probe_at = time.monotonic() + self._cooldown
+            # An agent that says at once that it has nothing may be asked as often as that.
+            if reply is None or not is_probe:
+                self._cooldown *= 2
 
     def _say_quarantined(self) -> None:
         if quarantined := self._tier.take_quarantined():
@@ -295,8 +322,9 @@ class Client:
 
     def _at_exit(self) -> None:
         # For the report, and for what the job is yet to be told.
-        seconds = self._patience if self.settings.report else min(self._patience, _EXIT_SECONDS)
-        if os.getpid() == self._pid and seconds and (self._agent.is_open or self.settings.report):
+        patience = self._patience or PROBE_SECONDS
+        seconds = patience if self.settings.report else min(patience, _EXIT_SECONDS)
+        if os.getpid() == self._pid and (self._agent.is_open or self.settings.report):
             self._agent.start_no_more()  # What was spooled waits for the next start.
             self._request(protocol.Flush(0.0), seconds)
 

@@ -42,9 +42,7 @@ class Pinned:
                 self._see(self._on_this_machine())
         return self._view
 
-    def agree(
-        self, settle: Callable[[View], View], meets: Callable[[Mapping[str, str]], bool]
-    ) -> None:
+    def agree(self, settle: Callable[[View], View], meets: Callable[[Mapping[str, str]], bool]) -> None:
         """See from now on what `settle` makes of what this process can use of its machine's view.
 
         If it raises, or `meets`, which says whether what a result requires holds here, nothing is seen.

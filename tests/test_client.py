@@ -1,18 +1,20 @@
 """The job's side: how long it waits, and what it tells its agent."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from s3cache import client as clients
 from s3cache import manifest as manifests
-from s3cache import names
+from s3cache import names, view
 from s3cache.agent import protocol
 from s3cache.client import Client
 from s3cache.keyring import NO_KEYS
 from s3cache.manifest import Result
 from s3cache.settings import Settings
+from s3cache.view import View
 
 ANSWER_SECONDS = 0.1
 
@@ -121,3 +123,181 @@ def test_a_result_that_is_offered_again_is_one_hit(client: Client, agent: SlowAg
         (entry,) = client.variants("fx-graph", "key")
         assert entry.members == {"content": b"graph"}
     assert sum(isinstance(message, protocol.Hit) for message in agent.said) == 1
+
+
+# Hours, by a clock that only waiting moves.
+
+Answer = Callable[[protocol.Lookup, float], protocol.Status | None]
+
+
+class Clock:
+    """Stands in for `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+class FarAgent:
+    """Answers look-ups by a rule, which may let the time pass that it takes; None is no answer."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.waited = 0.0
+        self.asked = 0
+        self.answer: Answer = self.says_nothing
+        self._clock = clock
+
+    def says_nothing(self, lookup: protocol.Lookup, seconds: float) -> None:
+        self._clock.now += seconds
+
+    def has_a_dead_bucket(self, lookup: protocol.Lookup, seconds: float) -> protocol.Status:
+        self._clock.now = max(self._clock.now, lookup.deadline + 0.001)
+        return "unavailable"
+
+    def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
+        assert isinstance(request, protocol.Lookup)
+        began = self._clock.now
+        self.asked += 1
+        status = self.answer(request, seconds)
+        self.waited += self._clock.now - began
+        return protocol.Found(status) if status else None
+
+    def say(self, message: protocol.Request) -> None: ...
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(clients, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def far(clock: Clock) -> FarAgent:
+    return FarAgent(clock)
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, far: FarAgent) -> Client:
+    client = Client(Settings(url="s3://bucket", directory=tmp_path, disk_limit=1 << 20, job="job"))
+    client._agent = far  # type: ignore[assignment]
+    return client
+
+
+def lay_down(client: Client, lookup: protocol.Lookup) -> None:
+    manifest = manifests.inline(Result(lookup.namespace, lookup.key, {"content": b"graph"}), {})
+    assert manifest is not None
+    name = names.manifest_name(lookup.namespace, lookup.key, lookup.slot)
+    client._tier.write(name, manifests.encode(manifest, NO_KEYS))
+
+
+def first_hit(client: Client, clock: Clock, seconds: float, step: float = 1.0) -> float | None:
+    """Look for something else at every step; return after how many seconds there is a hit, if there is."""
+    began = clock.now
+    while clock.now < began + seconds:
+        clock.now += step
+        if client.get("fx-graph", f"key {clock.now}"):
+            return clock.now - began
+    return None
+
+
+@pytest.mark.parametrize("gives_nothing", [FarAgent.says_nothing, FarAgent.has_a_dead_bucket])
+def test_a_week_of_look_ups_waits_five_seconds_at_most_for_what_gives_nothing(
+    waiting: Client, far: FarAgent, clock: Clock, gives_nothing: Callable[..., protocol.Status | None]
+) -> None:
+    far.answer = lambda lookup, seconds: gives_nothing(far, lookup, seconds)
+    assert first_hit(waiting, clock, 7 * 86_400, step=30) is None
+    assert 2 < far.waited < 5
+
+
+def test_a_bucket_that_was_dead_for_an_hour_and_answers_in_its_own_time_is_used_within_seconds(
+    waiting: Client, far: FarAgent, clock: Clock
+) -> None:
+    far.answer = far.has_a_dead_bucket
+    assert first_hit(waiting, clock, 3600) is None
+
+    def answer(lookup: protocol.Lookup, seconds: float) -> protocol.Status:
+        lay_down(waiting, lookup)
+        if clock.now + 0.25 > lookup.deadline:
+            return far.has_a_dead_bucket(lookup, seconds)
+        clock.now += 0.25
+        return "ready"
+
+    far.answer = answer
+    assert first_hit(waiting, clock, 15)
+    asked = far.asked
+    assert all(waiting.get("fx-graph", f"later {number}") for number in range(9))
+    assert far.asked == asked + 9
+
+
+def test_a_result_that_was_made_here_is_no_sign_of_a_bucket_that_comes_back(
+    waiting: Client, far: FarAgent, clock: Clock
+) -> None:
+    def answer(lookup: protocol.Lookup, seconds: float) -> protocol.Status:
+        lay_down(waiting, lookup)
+        name = names.manifest_name(lookup.namespace, lookup.key, lookup.slot)
+        data = waiting._tier.read(name)
+        assert data is not None
+        waiting._tier.write(names.unsent_name(name), data)
+        waiting._tier.remove(name)
+        return far.has_a_dead_bucket(lookup, seconds)
+
+    far.answer = answer
+    assert first_hit(waiting, clock, 3600) is None
+    assert far.waited < 3
+
+
+def test_a_bucket_whose_results_all_come_late_is_waited_for_less_and_less(
+    waiting: Client, far: FarAgent, clock: Clock
+) -> None:
+    def answer(lookup: protocol.Lookup, seconds: float) -> protocol.Status:
+        lay_down(waiting, lookup)
+        return far.has_a_dead_bucket(lookup, seconds)
+
+    far.answer = answer
+    assert first_hit(waiting, clock, 3600) is None
+    first = far.waited
+    assert first_hit(waiting, clock, 3600) is None
+    assert far.waited - first < 0.5 < first < 10
+
+
+def test_an_agent_that_comes_back_is_asked_again(waiting: Client, far: FarAgent, clock: Clock) -> None:
+    assert first_hit(waiting, clock, 60) is None
+
+    def answer(lookup: protocol.Lookup, seconds: float) -> protocol.Status:
+        lay_down(waiting, lookup)
+        return "ready"
+
+    far.answer = answer
+    assert first_hit(waiting, clock, 90)
+
+
+# A pinned run.
+
+
+@pytest.mark.parametrize(("prefetch", "is_seen"), [(60.0, True), (200.0, False)])
+def test_a_prefetch_is_waited_for_until_the_deadline_and_costs_no_patience(
+    tmp_path: Path, clock: Clock, prefetch: float, is_seen: bool
+) -> None:
+    """The agent says each second that what is seen is not decided yet."""
+    decided = view.encode(View(frozenset([b"12345678"])))
+    over = clock.now + prefetch
+
+    class Agent(FarAgent):
+        def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
+            assert isinstance(request, protocol.ViewOf)
+            clock.now += min(seconds, 1.0)
+            return protocol.ViewIs(decided if clock.now >= over else None)
+
+    settings = Settings(url="s3://bucket", directory=tmp_path, disk_limit=1 << 20, job="job", pin=True)
+    client = Client(settings)
+    client._agent = Agent(clock)  # type: ignore[assignment]
+    began = clock.now
+    assert client._pinned
+    assert client._pinned.view() == (view.decode(decided) if is_seen else View())
+    assert clock.now - began == pytest.approx(min(prefetch, settings.deadline_seconds), abs=1.0)
+    assert client._patience == clients.PATIENCE_SECONDS

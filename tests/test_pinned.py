@@ -1,21 +1,24 @@
 """What a process of a pinned run sees: one decision, whoever asks and whenever."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
 
 from s3cache import catalog, manifest, names, view
+from s3cache import client as clients
 from s3cache.agent import protocol
 from s3cache.catalog import Reference
 from s3cache.client import Client
 from s3cache.keyring import NO_KEYS
 from s3cache.local import LocalEntries
+from s3cache.machine import Machine, platform_tag
+from s3cache.manifest import Result
 from s3cache.pinned import VIEW_VARIABLE, Pinned
 from s3cache.settings import Settings
 from s3cache.tier import DiskTier
 from s3cache.view import View
-from tests.test_local import inline
+from tests.test_local import damage, inline
 
 NAME = names.view_name("job", "run")
 FIRST, SECOND = View(frozenset([b"12345678"])), View(frozenset([b"abcdefgh"]))
@@ -44,8 +47,32 @@ def _no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
 
 
+CATALOGS = "catalogs/job/linux-x86_64/"
+
+
 def pinned(tier: DiskTier, agent: Agent) -> Pinned:
-    return Pinned(tier, LocalEntries(tier, [], NO_KEYS), NAME, agent.ask)
+    return Pinned(tier, LocalEntries(tier, [CATALOGS], NO_KEYS), NAME, agent.ask)
+
+
+def have(tier: DiskTier, *references: Reference) -> View:
+    """Put a catalog of these on disk, and return their view."""
+    tier.write(f"{CATALOGS}1", catalog.build(references, NO_KEYS))
+    return View.of(references)
+
+
+def picky(key: str, **requires: str) -> Reference:
+    """Return a reference to a result that requires something."""
+    built = manifest.inline(Result("ns", key, {"content": b"graph"}, requires=requires), {})
+    assert built is not None
+    return Reference(0, built)
+
+
+def anything(requires: Mapping[str, str]) -> bool:
+    return True
+
+
+def see_what_is_given(given: View) -> View:
+    return given
 
 
 def test_what_is_written_down_is_seen_without_asking(tier: DiskTier) -> None:
@@ -74,12 +101,20 @@ def test_who_waits_in_vain_sees_what_was_decided_meanwhile(tier: DiskTier) -> No
     assert Pinned(tier, LocalEntries(tier, [], NO_KEYS), NAME, ask).view() == FIRST
 
 
+def test_a_view_that_is_damaged_on_disk_is_asked_for_and_written_down_again(
+    tier: DiskTier, tmp_path: Path
+) -> None:
+    tier.write(NAME, view.encode(FIRST))
+    damage(tmp_path, NAME)
+    assert pinned(tier, Agent(FIRST)).view() == FIRST
+    assert pinned(tier, Agent()).view() == FIRST
+
+
 def test_a_catalog_that_came_before_the_decision_is_looked_into(tier: DiskTier) -> None:
-    prefix = "catalogs/job/linux-x86_64/"
-    entries = LocalEntries(tier, [prefix], NO_KEYS)
+    entries = LocalEntries(tier, [CATALOGS], NO_KEYS)
 
     def ask(request: protocol.Request) -> protocol.Reply:
-        tier.write(f"{prefix}1", catalog.build([Reference(0, inline())], NO_KEYS))
+        have(tier, Reference(0, inline()))
         return protocol.ViewIs(view.encode(FIRST))
 
     Pinned(tier, entries, NAME, ask).view()
@@ -102,7 +137,8 @@ def test_what_was_agreed_on_is_seen_by_a_rank_and_by_what_it_starts(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    tier.write(NAME, view.encode(FIRST))
+    mine = have(tier, Reference(0, inline()))
+    tier.write(NAME, view.encode(mine))
     agent = Agent()
     rank, started_before, given = pinned(tier, agent), pinned(tier, agent), []
 
@@ -110,13 +146,38 @@ def test_what_was_agreed_on_is_seen_by_a_rank_and_by_what_it_starts(
         given.append(mine)
         return SECOND
 
-    rank.agree(settle)
-    assert given == [FIRST]
+    rank.agree(settle, anything)
+    assert given == [mine]
     assert rank.view() == SECOND
     (told,) = agent.asked
     assert told == protocol.Agreed(view.encode(SECOND))
-    tier.write(names.agreed_view_name(view.encode(SECOND)), view.encode(SECOND))
+    # Though the agent has not answered.
     assert started_before.view() == pinned(tier, Agent()).view() == SECOND
+
+
+@pytest.mark.parametrize("threads", ["8", "16"])
+def test_a_rank_agrees_to_nothing_that_it_cannot_use(tier: DiskTier, threads: str) -> None:
+    """Nor to what it knows nothing of: another rank might use it."""
+    plain = Reference(0, inline(key="plain"))
+    of = {number: picky(number, threads=number) for number in ("8", "16")}
+    seen = have(tier, plain, *of.values(), picky("unknown", gpu="H100")).marks
+    gone = View.of([Reference(0, inline(key="gone"))]).marks
+    machine = Machine()
+    machine.learn("threads", lambda: threads)
+    rank = pinned(tier, Agent(View(seen | gone)))
+    rank.agree(see_what_is_given, machine.meets)
+    assert rank.view() == View.of([plain, of[threads]])
+
+
+def test_what_is_found_out_before_the_ranks_agree_may_be_seen(tier: DiskTier) -> None:
+    rank = pinned(tier, Agent(have(tier, Reference(0, inline()))))
+
+    def meets(requires: Mapping[str, str]) -> bool:
+        assert rank.view()
+        return True
+
+    rank.agree(lambda mine: View(), meets)
+    assert rank.view() == View()
 
 
 def test_what_was_agreed_on_and_is_gone_is_nothing(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +193,19 @@ def test_ranks_that_cannot_agree_see_nothing(tier: DiskTier) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        rank.agree(settle)
+        rank.agree(settle, anything)
+    assert rank.view() == View()
+
+
+def test_a_rank_that_cannot_find_out_what_it_can_use_sees_nothing(tier: DiskTier) -> None:
+    def meets(requires: Mapping[str, str]) -> bool:
+        raise RuntimeError
+
+    mine = have(tier, Reference(0, inline()))
+    rank = pinned(tier, Agent(mine))
+    assert rank.view() == mine
+    with pytest.raises(RuntimeError):
+        rank.agree(see_what_is_given, meets)
     assert rank.view() == View()
 
 
@@ -168,7 +241,7 @@ def new_client(tmp_path: Path, agent: SilentAgent) -> NewClient:
         client = Client(settings)
         references = [Reference(0, inline(key=key)) for key in seen]
         name = names.view_name("job", client._agent.run)
-        client._tier.write(name, view.encode(View.of(references, "")))
+        client._tier.write(name, view.encode(View.of(references)))
         client._agent = agent  # type: ignore[assignment]
         return client
 
@@ -200,7 +273,7 @@ def test_a_slot_behind_one_that_is_not_seen_is_a_hit(new_client: NewClient) -> N
     client = new_client()
     second = Reference(1, inline())
     client._pinned = Pinned(client._tier, client._entries, "views/second", client._ask)
-    client._tier.write("views/second", view.encode(View.of([second], "")))
+    client._tier.write("views/second", view.encode(View.of([second])))
     client._tier.write(second.name, manifest.encode(second.manifest, NO_KEYS))
     entry = client.get("ns", "key")
     assert entry is not None
@@ -222,5 +295,55 @@ def test_before_the_ranks_have_agreed_nothing_is_seen_and_that_is_said_once(
     assert client.get("ns", "seen") is client.get("ns", "seen") is None
     (record,) = caplog.records
     assert "init_process_group" in record.message
-    client.agree(lambda mine: mine)
+    agree_on(client, Reference(0, inline(key="seen")))
     assert client.get("ns", "seen")
+
+
+def agree_on(client: Client, *references: Reference, unknown: Collection[str] = ()) -> None:
+    """Let a rank have these in its profile, and all others agree to what it can use."""
+    prefix, _ = names.catalog_prefixes("job", platform_tag())
+    client._tier.write(f"{prefix}1", catalog.build(references, NO_KEYS))
+    client.agree(see_what_is_given, unknown)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The number of threads that this process has, to be changed."""
+    machine, now = Machine(), ["8"]
+    machine.learn("threads", lambda: now[0])
+    monkeypatch.setattr(clients, "machine", machine)
+    return now
+
+
+def test_what_the_ranks_agreed_on_is_used_though_a_fact_changes_later(
+    new_client: NewClient, agent: SilentAgent, threads: list[str]
+) -> None:
+    """Another rank, whose fact stays, uses it."""
+    client = new_client("of 8", "of 16")
+    agree_on(client, picky("of 8", threads="8"), picky("of 16", threads="16"))
+    threads[0] = "16"
+    assert client.get("ns", "of 8")
+    assert client.get("ns", "of 16") is None
+    assert agent.asked == [protocol.Agreed(view.encode(View.of([picky("of 8")])))]
+
+
+def test_what_requires_something_that_is_not_to_be_found_out_yet_is_not_agreed_on(
+    new_client: NewClient, threads: list[str]
+) -> None:
+    def ask() -> str:
+        raise AssertionError
+
+    clients.machine.learn("gpu", ask)
+    client = new_client("tuned", "of 8")
+    agree_on(client, picky("tuned", gpu="H100"), picky("of 8", threads="8"), unknown={"gpu"})
+    assert client.get("ns", "of 8")
+    assert client.get("ns", "tuned") is None
+
+
+def test_without_a_pin_a_requirement_is_asked_each_time(new_client: NewClient, threads: list[str]) -> None:
+    client = new_client(pin=False)
+    reference = picky("of 8", threads="8")
+    client._tier.write(reference.name, manifest.encode(reference.manifest, NO_KEYS))
+    assert client.get("ns", "of 8")
+    threads[0] = "16"
+    assert client.get("ns", "of 8") is None

@@ -10,7 +10,7 @@ from s3cache.agent import views
 from s3cache.agent.job_profile import JobProfile
 from s3cache.catalog import Reference
 from s3cache.keyring import NO_KEYS
-from s3cache.machine import Machine, likeness
+from s3cache.machine import Machine
 from s3cache.manifest import Manifest, Result
 from s3cache.pack import Pack
 from s3cache.tier import DiskTier
@@ -50,7 +50,7 @@ def on_disk(tier: DiskTier, *results: Result) -> Pack:
 def seen(tier: DiskTier, *keys: str) -> set[str]:
     """Return which of the keys are seen."""
     view = views.here(tier, JobProfile("job", PLATFORM, NO_KEYS), Machine())
-    return {key for key in keys if view.sees(names.manifest_name("ns", key, 0), likeness())}
+    return {key for key in keys if view.sees(names.manifest_name("ns", key, 0))}
 
 
 def test_what_a_catalog_names_is_seen_and_nothing_else(tier: DiskTier) -> None:
@@ -76,7 +76,7 @@ def test_what_is_not_whole_is_not_seen(root: Path, tier: DiskTier, is_damaged: b
     else:
         tier.remove(torn.frames[0].name)
     view = views.here(tier, JobProfile("job", PLATFORM, NO_KEYS), Machine())
-    assert view == View.of([Reference(0, whole)], likeness())
+    assert view == View.of([Reference(0, whole)])
 
 
 @pytest.mark.parametrize("is_packed_anew_here", [True, False])

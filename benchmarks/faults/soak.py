@@ -34,10 +34,13 @@ GROWTH = 0.05
 """Of memory, as a share: what is left to the allocator's mood."""
 SAMPLE_SECONDS = 0.1
 WORK = """
+import itertools, pathlib
+def done_by_all():
+    return sum(int((path.read_text().split() or ["0"])[-1]) for path in pathlib.Path().glob("done-*"))
 spool = cache.settings.spool_directory
 randomly = random.Random(int(sys.argv[1]))
 done = open(f"done-{{sys.argv[1]}}", "w", buffering=1)
-for number in range({operations}):
+for number in itertools.count():
     while spool.exists() and len(os.listdir(spool)) > {waiting}:
         time.sleep(0.05)
     key = randomly.randrange({keys})
@@ -49,6 +52,8 @@ for number in range({operations}):
         assert entry is None or entry.members["graph"].startswith(b"%d " % key)
     if number % 50 == 0:
         done.write(f"{{number}}\\n")
+        if done_by_all() >= {operations}:
+            break
 """
 JOB = """
 import subprocess
@@ -71,7 +76,7 @@ def check(server: Server, root: Path, operations: int) -> list[Number]:
     """Let PROCESSES processes do so many gets and puts in all."""
     bucket = Bucket(server, BUCKET, "soak")
     machine = Machine(root / "machine", bucket.settings | {"S3CACHE_DISK_LIMIT": str(LIMIT)})
-    work = WORK.format(operations=operations // PROCESSES, keys=KEYS, bytes=BYTES, waiting=WAITING)
+    work = WORK.format(operations=operations, keys=KEYS, bytes=BYTES, waiting=WAITING)
     machine.script(work, "work.py")
     with ExitStack() as at_the_end:
         at_the_end.callback(machine.switch_off)

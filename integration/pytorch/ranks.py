@@ -5,6 +5,7 @@ import os
 import time
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _AGREED = "agreed"
 _NOTHING = View()
+_FACTS = ("pytorch.requirements", "triton.autotuner_timings", "triton.libraries")
+"""Who knows what results require: most are loaded later, with the parts of PyTorch that they hook."""
 
 
 def install(module: ModuleType) -> None:
@@ -43,8 +46,19 @@ def _agree(module: Any, pg: Any) -> None:
         # A store may outlive the ranks that torchrun starts again.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = module.PrefixStore(f"s3cache/{attempt}", module._world.pg_map[pg][1])
-        cache.agree(partial(settle, store, pg.rank(), pg.size(), cache.settings.deadline_seconds))
+        settled = partial(settle, store, pg.rank(), pg.size(), cache.settings.deadline_seconds)
+        cache.agree(settled, _unknown())
         cache.waited("agreement", time.monotonic() - started)
+
+
+def _unknown() -> set[str]:
+    """Return what is not known of this machine yet, once all is learned that is."""
+    import torch
+
+    for facts in _FACTS:
+        import_module(f"s3cache.integration.{facts}")
+    # To ask for the GPU is to initialize CUDA: then no fork of this process could use it.
+    return set() if torch.cuda.is_initialized() else {"gpu"}
 
 
 def settle(store: Any, rank: int, size: int, seconds: float, mine: View) -> View:
@@ -54,11 +68,13 @@ def settle(store: Any, rank: int, size: int, seconds: float, mine: View) -> View
     nothing is seen.
     """
     store.set(f"of/{rank}", _put(store, mine))
+    # To some stores, no time at all is no bound.
+    patience = timedelta(seconds=max(seconds, 0.001))
     try:
         if rank:
-            store.wait([_AGREED], timedelta(seconds=seconds))
+            store.wait([_AGREED], patience)
         else:
-            store.wait([f"of/{each}" for each in range(size)], timedelta(seconds=seconds))
+            store.wait([f"of/{each}" for each in range(size)], patience)
             common = mine
             for digest in {store.get(f"of/{each}") for each in range(size)}:
                 common &= _get(store, digest)

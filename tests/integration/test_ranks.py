@@ -1,8 +1,15 @@
 """Ranks: those of a pinned job find the same, on one machine and on several."""
 
+import subprocess
+import sys
+import sysconfig
+import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -65,6 +72,45 @@ def test_a_rank_that_comes_too_late_sees_nothing_as_the_others_do(store: Any, la
     assert time.monotonic() - began < 2 * PATIENCE_SECONDS
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.0004])
+@pytest.mark.parametrize(
+    "new_store", [lambda _: dist.HashStore(), lambda folder: dist.FileStore(str(folder / "store"), 2)]
+)
+def test_a_rank_that_may_not_wait_does_not(
+    tmp_path: Path, new_store: Callable[[Path], Any], seconds: float
+) -> None:
+    store, seen = dist.PrefixStore("s3cache", new_store(tmp_path)), []
+    # A daemon: to these stores no time at all may be no bound.
+    rank = threading.Thread(
+        target=lambda: seen.append(ranks.settle(store, 1, 2, seconds, view(1))), daemon=True
+    )
+    rank.start()
+    rank.join(10.0)
+    assert seen == [View()]
+
+
+# Facts.
+
+
+def test_what_a_machine_says_of_itself_is_known_before_anything_is_compiled() -> None:
+    """And neither Triton nor Inductor is imported to know it."""
+    script = f"""
+        import sys, torch
+        from s3cache.client import machine
+        from s3cache.integration.pytorch import ranks
+
+        extension = {{"extension": {sysconfig.get_config_var("EXT_SUFFIX")!r}}}
+        assert not machine.meets(extension)
+        assert ranks._unknown() == {{"gpu"}}
+        assert machine.meets(extension)
+        assert {{"cpu_flags", "glibc", "vec_isa", "threads", "gpu"}} <= machine._facts.keys()
+        assert not {{"triton", "torch._dynamo"}} & set(sys.modules)
+        torch.cuda.is_initialized = lambda: True
+        assert ranks._unknown() == set()
+    """
+    subprocess.run([sys.executable, "-c", dedent(script)], check=True, timeout=START_SECONDS)
+
+
 # Jobs.
 
 SQUARE = """
@@ -90,6 +136,10 @@ SQUARE = """
 CUBE = """
     found["cube"] = is_found(lambda x: x @ x @ x)
 """
+SINE = """
+    # Of C++ source that is written for a vector unit; the products are a library's.
+    found["sine"] = is_found(lambda x: x.sin() + 1)
+"""
 END = """
     report(found=found)
     if rank:
@@ -113,7 +163,7 @@ def found(start: Start) -> list[dict[str, bool]]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Two machines of a fleet: one that saw only the square recorded, and one that saw both products."""
+    """Two machines of a fleet: one that saw only the square recorded, and one that saw all."""
 
     fleet: Fleet
     behind: Machine
@@ -126,7 +176,7 @@ def recorded(new_fleet: NewFleet) -> Recorded:
     recorder = fleet.recorder()
     recorder.run(SQUARE + END)
     behind = fleet.copy_of(recorder, "cache/tier")
-    recorder.run(SQUARE + CUBE + END)
+    recorder.run(SQUARE + CUBE + SINE + END)
     return Recorded(fleet, behind, fleet.copy_of(recorder, "cache/tier"))
 
 
@@ -147,26 +197,44 @@ def test_ranks_that_start_while_entries_appear_find_the_same(
     assert start.cache["pinned"] == 0
 
 
-def test_ranks_on_two_machines_find_what_both_have(recorded: Recorded) -> None:
-    """One machine has what the other one lacks, and cannot fetch for want of a bucket."""
+def start_on(script: str, *machines: tuple[Machine, Mapping[str, str]]) -> list[Start]:
+    """Start a pinned job on several machines, with one rank and some more settings on each."""
     (port,) = free_ports(1)
-    launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launcher = ["-m", "torch.distributed.run", "--nnodes", str(len(machines)), "--nproc-per-node", "1"]
     launcher += ["--master-addr", "127.0.0.1", "--master-port", str(port), "--node-rank"]
-    machines = {0: recorded.ahead, 1: recorded.behind}
-    settings = {0: {"S3CACHE_PIN": "1"}, 1: {"S3CACHE_PIN": "1", "AWS_ENDPOINT_URL_S3": refusing()}}
-    for number, machine in machines.items():
+    for number, (machine, _) in enumerate(machines):
         (machine.folder / f"goes-{number}").touch()
     with ThreadPoolExecutor() as pool:
         jobs = [
             pool.submit(
-                machine.start,
-                SQUARE + CUBE + END,
-                launcher=[*launcher, str(number)],
-                **settings[number],
+                machine.start, script, launcher=[*launcher, str(number)], S3CACHE_PIN="1", **settings
             )
-            for number, machine in machines.items()
+            for number, (machine, settings) in enumerate(machines)
         ]
-        starts = [job.result() for job in jobs]
+        return [job.result() for job in jobs]
+
+
+def test_ranks_on_two_machines_find_what_both_have(recorded: Recorded) -> None:
+    """One machine has what the other one lacks, and cannot fetch for want of a bucket."""
+    behind = recorded.behind, {"AWS_ENDPOINT_URL_S3": refusing()}
+    starts = start_on(SQUARE + CUBE + END, (recorded.ahead, {}), behind)
     assert [found(start) for start in starts] == [[{"square": True, "cube": False}]] * 2
     assert starts[0].cache["pinned"] == starts[1].cache["pinned"] > 0
     assert starts[0].warnings == []
+
+
+def test_ranks_on_machines_with_unlike_vector_units_find_nothing_that_only_one_may_use(
+    recorded: Recorded,
+) -> None:
+    """The key of a graph is the same on both, and so are the flags of the CPU."""
+    like, unlike = (recorded.fleet.copy_of(recorded.ahead, "cache/tier") for _ in range(2))
+    starts = start_on(SQUARE + SINE + END, (like, {}), (unlike, {"ATEN_CPU_CAPABILITY": "default"}))
+    assert [found(start) for start in starts] == [[{"square": True, "sine": False}]] * 2
+    assert starts[0].cache["pinned"] == starts[1].cache["pinned"]
+
+
+def test_ranks_on_machines_that_are_alike_find_what_requires_something(recorded: Recorded) -> None:
+    machines = [(recorded.fleet.copy_of(recorded.ahead, "cache/tier"), {}) for _ in range(2)]
+    starts = start_on(SQUARE + SINE + END, *machines)
+    assert [found(start) for start in starts] == [[{"square": True, "sine": True}]] * 2
+    assert [start.compiled for start in starts] == [[], []]

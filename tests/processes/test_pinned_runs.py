@@ -7,9 +7,11 @@ import signal
 
 import pytest
 
+from s3cache.client import PATIENCE_SECONDS
+from s3cache.prefetch import AT_ONCE
 from tests.processes.conftest import NewMachine
 from tests.processes.machines import Bucket, Machine, ended
-from tests.processes.stubs import refusing
+from tests.processes.stubs import counting, refusing
 
 SIZES = {"small": 1_000, "big": 300_000}
 RECORD = """
@@ -85,6 +87,46 @@ def test_a_fresh_machine_finds_all_without_a_look_up(new_machine: NewMachine) ->
     job = machine.s3cache("run", "--job", "job", "--", machine.python, "job.py", S3CACHE_PIN="1")
     assert (job.status, job.stdout) == (0, BOTH)
     assert "; pinned: 2 entries" in job.stderr
+
+
+def test_a_prefetch_is_waited_for_however_slow_the_bucket_is(
+    new_machine: NewMachine, bucket: Bucket
+) -> None:
+    """It takes longer than a process is patient with one that gives nothing, though each request is short."""
+    results = 2 * AT_ONCE + 2
+    record(
+        new_machine(),
+        f"""
+        for number in range({results}):
+            cache.put("fx-graph", f"key-{{number}}", {{"graph": content(number, 1 << 20)}})
+        """,
+    )
+    machine = new_machine()
+    with counting(bucket.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=2.0) as proxy:
+        job = machine.run(
+            f"""
+            say(sum(cache.get("fx-graph", f"key-{{number}}") is not None for number in range({results})))
+            """,
+            S3CACHE_PIN="1",
+            AWS_ENDPOINT_URL_S3=proxy.endpoint,
+        )
+        machine.wait_until_idle()
+    assert job[:3] == (0, f"{results}\n", "")
+    assert len(proxy.paths("GET", "/packs/")) > AT_ONCE
+    assert job.seconds > PATIENCE_SECONDS
+
+
+def test_a_view_that_is_damaged_on_disk_is_what_it_was(machine: Machine) -> None:
+    record(machine)
+    waiting = machine.start("sys.stdin.read()", S3CACHE_PIN="1", _S3CACHE_RUN="run")
+    assert rank(machine) == BOTH
+    (path,) = machine.cache.glob("tier/*/objects/views/*")
+    path.write_bytes(path.read_bytes()[:-1])
+    job = machine.run(READ, S3CACHE_PIN="1", _S3CACHE_RUN="run")
+    assert job[:2] == (0, BOTH)
+    assert "does not match its digest" in job.stderr
+    assert rank(machine) == BOTH
+    assert ended(waiting).status == 0
 
 
 def test_processes_that_start_at_once_find_the_same(new_machine: NewMachine) -> None:
