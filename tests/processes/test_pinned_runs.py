@@ -92,7 +92,7 @@ def test_a_fresh_machine_finds_all_without_a_look_up(new_machine: NewMachine) ->
 def test_a_prefetch_is_waited_for_however_slow_the_bucket_is(
     new_machine: NewMachine, bucket: Bucket
 ) -> None:
-    """It takes longer than a process is patient with one that gives nothing, though each request is short."""
+    """It takes longer than a process waits for what gives nothing, though each request is short."""
     results = 2 * AT_ONCE + 2
     record(
         new_machine(),
