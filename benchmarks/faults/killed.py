@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +19,9 @@ from blake3 import blake3
 from benchmarks.bars import Number
 from benchmarks.faults.verdict import conclude
 from s3cache import frame, manifest
+from s3cache.errors import Corrupt
 from s3cache.keyring import NO_KEYS
+from s3cache.manifest import Place
 from tests.processes.machines import Bucket, Machine
 from tests.servers import Server, seaweedfs
 
@@ -90,24 +93,25 @@ def check(server: Server, root: Path, kills: int, seed: int = 0) -> list[Number]
 
 
 def _look_into(bucket: Bucket) -> tuple[int, int]:
-    names = bucket.names("manifests/")
-    packs: dict[str, bytes] = {}
-    dangling = 0
-    for name in names:
-        found = manifest.decode(bucket.read(name), NO_KEYS)
+    """Return how many manifests there are, and how many do not resolve whole."""
+    packs = dict(bucket.objects("packs/"))
+
+    @cache
+    def grown(place: Place) -> bytes:
+        data = packs[f"packs/{place.pack.hex()}"][place.offset : place.offset + place.length]
+        return frame.decompress(data)
+
+    manifests = dangling = 0
+    for _, data in bucket.objects("manifests/"):
+        manifests += 1
+        found = manifest.decode(data, NO_KEYS)
         try:
             for member in found.members:
-                grown = None
-                if member.inline is None:
-                    place = found.frames[member.frame]
-                    pack = f"packs/{place.pack.hex()}"
-                    if pack not in packs:
-                        packs[pack] = bucket.read(pack)
-                    grown = frame.decompress(packs[pack][place.offset : place.offset + place.length])
-                manifest.content_of(member, grown)
-        except Exception:
+                inline = member.inline is not None
+                manifest.content_of(member, None if inline else grown(found.frames[member.frame]))
+        except (KeyError, Corrupt):
             dangling += 1
-    return len(names), dangling
+    return manifests, dangling
 
 
 def _torn(machine: Machine) -> int:

@@ -234,7 +234,7 @@ def test_ranks_on_machines_with_unlike_vector_units_find_nothing_that_only_one_m
 
 
 def test_ranks_on_machines_that_are_alike_find_what_requires_something(recorded: Recorded) -> None:
-    machines = [(recorded.fleet.copy_of(recorded.ahead, "cache/tier"), {}) for _ in range(2)]
-    starts = start_on(SQUARE + SINE + END, *machines)
+    one, other = (recorded.fleet.copy_of(recorded.ahead, "cache/tier") for _ in range(2))
+    starts = start_on(SQUARE + SINE + END, (one, {}), (other, {}))
     assert [found(start) for start in starts] == [[{"square": True, "sine": True}]] * 2
     assert [start.compiled for start in starts] == [[], []]

@@ -205,6 +205,15 @@ class Bucket:
         finally:
             client.close()
 
+    def objects(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """Yield the objects whose names begin with `prefix`, with their names, sorted."""
+        client = self._server.client()
+        try:
+            for name in self.names(prefix):
+                yield name, self._get(client, name)
+        finally:
+            client.close()
+
     def write(self, name: str, data: bytes) -> None:
         """Write an object, behind the back of the cache."""
         client = self._server.client()
