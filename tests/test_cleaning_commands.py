@@ -58,8 +58,8 @@ def test_gc_says_what_it_would_do_and_what_it_cost(url: str, moto_server: Server
     said = run("gc")
     assert said.exit_code == 0, said.output
     assert said.output.splitlines() == [
-        "condemned it would be: nothing",
-        "deleted it would be: nothing",
+        "would be condemned: nothing",
+        "would be deleted: nothing",
         "s3cache: 3 LIST, 1 GET, 0 PUT, 0 DELETE; nothing was changed, --delete does it",
     ]
     assert objects(moto_server, url) == before
@@ -98,11 +98,18 @@ def test_gc_lists_the_profiles_that_nobody_used() -> None:
 
 def test_verify_says_that_nothing_is_wrong(url: str) -> None:
     said = run("verify")
-    assert (said.exit_code, said.output) == (
+    assert (said.exit_code, said.stdout) == (
         0,
         "s3cache: 0 wrong, 0 unsigned or untrusted, 0 missing, 0 unreferenced; "
         "1 LIST, 2 GET, 0 PUT, 0 DELETE\n",
     )
+    assert said.stderr == "s3cache: no signature was checked, since S3CACHE_TRUSTED_KEYS is not set\n"
+
+
+def test_verify_says_that_there_is_nothing(url: str) -> None:
+    said = run("verify", "--url", f"{url}/mistyped")
+    assert said.exit_code == 0
+    assert f"there is nothing of s3cache's at {url}/mistyped" in said.stderr
 
 
 def test_verify_fails_while_something_is_wrong_and_repairs_it(url: str, moto_server: Server) -> None:
@@ -153,7 +160,7 @@ def test_what_verify_prints_steers_no_terminal(url: str, moto_server: Server) ->
     assert result
     put(moto_server, url, "manifests/ns/other/0", manifest.encode(result, NO_KEYS))
     said = run("verify")
-    assert [line.partition(" ")[0] for line in said.output.splitlines()] == [
+    assert [line.partition(" ")[0] for line in said.stdout.splitlines()] == [
         "wrong",
         "unreferenced",
         "s3cache:",
@@ -196,8 +203,10 @@ def test_a_bucket_that_is_not_there_is_an_error_that_says_so(url: str, command: 
 
 @pytest.mark.parametrize("command", ["gc", "verify"])
 def test_a_url_is_needed(command: str) -> None:
-    assert run(command).exit_code == 2
-    assert run(command, "--url", "http://bucket").exit_code == 1
+    for url in [], ["--url", "http://bucket"]:
+        said = run(command, *url)
+        assert said.exit_code == 2
+        assert "S3CACHE_URL" in said.stderr
 
 
 def test_so_many_objects_take_so_many_requests() -> None:

@@ -9,7 +9,7 @@ import click
 
 from s3cache import collection, ledger
 from s3cache.collection import Collected, Terms
-from s3cache.errors import S3CacheError
+from s3cache.errors import S3CacheError, SettingsError
 from s3cache.inventory import Total
 from s3cache.ledger import Ledger
 from s3cache.settings import Mode, Settings
@@ -20,9 +20,7 @@ HOUR_SECONDS = 3600
 
 
 @click.command()
-@click.option(
-    "--url", envvar="S3CACHE_URL", required=True, help="s3://bucket/prefix; S3CACHE_URL by default."
-)
+@click.option("--url", envvar="S3CACHE_URL", default="", help="s3://bucket/prefix; S3CACHE_URL by default.")
 @click.option(
     "--days", default=30, show_default=True, type=click.IntRange(1), help="What is unused for so long goes."
 )
@@ -40,10 +38,11 @@ HOUR_SECONDS = 3600
     help="Do it: it takes s3:PutObject and s3:DeleteObject. Without this, only say what would be done.",
 )
 def gc(url: str, days: int, grace: int, keep: tuple[str, ...], delete: bool) -> None:
-    """Condemn what no profile used for DAYS days, and delete what was condemned GRACE hours ago.
+    """Delete what no profile used for long.
 
-    Run it once a day. It costs a LIST for each thousand objects and a GET for each manifest that stays; it
-    may be ended at any moment, and run beside jobs.
+    It condemns what no profile used for DAYS days, and deletes what an earlier run condemned GRACE hours
+    ago and is still not used. Run it once a day. It costs a LIST for each thousand objects and a GET for
+    each manifest that stays; it may be ended at any moment, and run beside jobs.
     """
     counts = Ledger()
     terms = Terms(days * DAY_SECONDS, grace * HOUR_SECONDS, keep)
@@ -54,6 +53,8 @@ def gc(url: str, days: int, grace: int, keep: tuple[str, ...], delete: bool) -> 
         if delete:
             refuse_unless_written("--delete", settings)
         collected = anyio.run(_collect, url, terms, delete, counts)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
     for job in collected.absent:
@@ -87,8 +88,8 @@ def describe(collected: Collected, days: int, counts: Ledger, *, delete: bool) -
                 f"{size(profile.bytes)}, last used {day}"
             )
         yield "A machine that may not write leaves no trace of use: --keep JOB keeps the profile of a job."
-    yield f"condemned{'' if delete else ' it would be'}: {_said(collected.condemned)}"
-    yield f"deleted{'' if delete else ' it would be'}: {_said(collected.going)}"
+    yield f"{'' if delete else 'would be '}condemned: {_said(collected.condemned)}"
+    yield f"{'' if delete else 'would be '}deleted: {_said(collected.going)}"
     yield f"s3cache: {requests(counts)}{'' if delete else '; nothing was changed, --delete does it'}"
 
 

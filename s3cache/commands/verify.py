@@ -8,7 +8,7 @@ import click
 
 from s3cache import ledger, verification
 from s3cache.commands.gc import refuse_unless_written, requests
-from s3cache.errors import S3CacheError
+from s3cache.errors import S3CacheError, SettingsError
 from s3cache.ledger import Ledger
 from s3cache.names import printable
 from s3cache.settings import Settings
@@ -29,9 +29,7 @@ class _SampleType(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command()
-@click.option(
-    "--url", envvar="S3CACHE_URL", required=True, help="s3://bucket/prefix; S3CACHE_URL by default."
-)
+@click.option("--url", envvar="S3CACHE_URL", default="", help="s3://bucket/prefix; S3CACHE_URL by default.")
 @click.option(
     "--sample",
     metavar="N|all",
@@ -42,12 +40,13 @@ class _SampleType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--repair", is_flag=True, help="Delete what is wrong, so that it is stored anew; reads all.")
 def verify(url: str, sample: int | None, repair: bool) -> None:
-    """Read what lies in the bucket, and say what is wrong, unsigned, missing or unreferenced.
+    """Check all that lies in the bucket, and mend it.
 
+    It says what is wrong, unsigned or untrusted, missing, or unreferenced, which `s3cache gc` takes.
     What S3CACHE_TRUSTED_KEYS does not name is untrusted here, and deleted by --repair.
 
     It costs a LIST for each thousand objects and a GET for each that is read, and all their bytes. Exits
-    with 1 when something is wrong or missing that was not repaired.
+    with 1 when something is wrong, untrusted or missing that was not repaired.
     """
     if repair and sample is not None:
         raise click.UsageError("--repair reads all: leave --sample away")
@@ -57,11 +56,19 @@ def verify(url: str, sample: int | None, repair: bool) -> None:
         if repair:
             refuse_unless_written("--repair", settings)
         found = anyio.run(_verify, settings, sample, repair, counts)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
+    if not settings.trusted_keys:
+        click.echo("s3cache: no signature was checked, since S3CACHE_TRUSTED_KEYS is not set", err=True)
+    if not counts.requests.GET:
+        click.echo(f"s3cache: there is nothing of s3cache's at {settings.url}", err=True)
     said = ", ".join(f"{found[verdict]} {verdict.value}" for verdict in Verdict)
-    click.echo(f"s3cache: {said}; {requests(counts)}")
-    if not repair and any(found[each] for each in Verdict if each is not Verdict.UNREFERENCED):
+    is_well = not any(found[each] for each in Verdict if each is not Verdict.UNREFERENCED)
+    hint = "" if repair or is_well else "; --repair deletes what is wrong or untrusted"
+    click.echo(f"s3cache: {said}; {requests(counts)}{hint}")
+    if not repair and not is_well:
         raise SystemExit(1)
 
 
