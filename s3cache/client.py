@@ -31,12 +31,12 @@ PATIENCE_SECONDS = 3.0
 """How long a process waits in all for an agent or a bucket that gives it nothing; a result renews it."""
 PROMPT_SECONDS = 0.1
 """What an answer that has no result takes longer eats into the patience; a faster one gives some back."""
-COOLDOWN_SECONDS = 5.0
-"""How long nothing is asked once the patience is used up; twice as long after each time in vain."""
+COOLDOWN_SECONDS = 2.5
+"""How long nothing is asked once the patience is used up; twice as long with each wait in vain."""
 PROBE_SECONDS = 0.1
-"""How long an agent is then given to say what it has: it fetches the rest while nobody waits."""
+"""How long an agent then has to say what is there: the rest it fetches while nobody waits."""
 REVIVED_SECONDS = 0.5
-"""The patience with a bucket that gave such a result after all."""
+"""The patience with a bucket that gave, while nobody waited, what it was asked for."""
 _EXIT_SECONDS = 1.0
 _TELLING_SECONDS = 0.2
 
@@ -297,7 +297,7 @@ class Client:
         if self._patience < _TELLING_SECONDS:
             self._patience = 0.0
             self._probe_at = time.monotonic() + self._cooldown
-            # An agent that says at once that it has nothing may be asked as often as that.
+            # To be told at once that something is not there is no wait.
             if reply is None or not is_probe:
                 self._cooldown *= 2
 
