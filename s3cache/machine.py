@@ -91,11 +91,6 @@ def platform_tag() -> str:
     return f"{sys.platform}-{platform.machine()}"
 
 
-def likeness() -> str:
-    """Return what machines have in common that meet the same requirements, as far as we know of them."""
-    return f"{cpu_flags()} {glibc()}"
-
-
 def _includes(required: str, present: str) -> bool:
     return set(required.split()) <= set(present.split())
 
