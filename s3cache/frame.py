@@ -13,8 +13,11 @@ _WINDOW_BYTES = 8 << 20
 
 
 def compress(content: bytes) -> bytes:
-    """Return `content` as one zstd frame that states its size."""
-    return zstandard.ZstdCompressor(level=LEVEL).compress(content)
+    """Return `content` as one zstd frame that states its size and a checksum.
+
+    Who reads one result of a frame holds no digests of the others in it.
+    """
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(content)
 
 
 def decompress(data: bytes, limit: int = MAX_CONTENT_BYTES) -> bytes:

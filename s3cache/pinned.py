@@ -83,11 +83,11 @@ class Pinned:
         return view.decode(self._tier.read(name) or b"")
 
     def _write_down(self, name: str, data: bytes) -> bytes:
-        """Write a view down, if that can be, and return the one that is: the first one stays."""
-        with suppress(DiskTierError):
-            self._tier.write(name, data)
-        found = self._tier.read(name)
-        return data if found is None else found
+        """Write a view down, if it can be, and return the one that holds: the first one stays."""
+        try:
+            return self._tier.write_first(name, data)
+        except DiskTierError:
+            return data
 
 
 def are_on_several_machines(ranks: int) -> bool:

@@ -158,6 +158,12 @@ class DiskTier(ObjectStore):
             with suppress(OSError):
                 incoming.unlink(missing_ok=True)
 
+    def write_first(self, name: str, content: bytes) -> bytes:
+        """Add an object unless there is one, and return what is there. Raises as `write` does."""
+        self.write(name, content)
+        found = self.read(name)
+        return content if found is None else found
+
     def remove(self, name: str) -> None:
         """Remove an object; one that is absent is no error."""
         with self._changing() as used:

@@ -1,5 +1,6 @@
 """Frames: content comes back, and none may grow beyond what was agreed."""
 
+import random
 import struct
 import tracemalloc
 from contextlib import suppress
@@ -108,3 +109,12 @@ def test_a_large_frame_of_ours_refers_no_further_back_than_is_taken() -> None:
     assert frame.decompress(frame.compress(content)) == content
     stated = zstandard.get_frame_parameters(frame.compress(content)).window_size
     assert stated <= frame._WINDOW_BYTES
+
+
+def test_a_bit_that_has_changed_anywhere_is_noticed() -> None:
+    data = frame.compress(random.Random(1).randbytes(1000))
+    for bit in range(0, 8 * len(data), 7):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Corrupt):
+            frame.decompress(bytes(damaged))

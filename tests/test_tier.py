@@ -273,6 +273,12 @@ class Disk(NamedTuple):
     free: int
 
 
+@pytest.mark.parametrize("first", [b"", b"12345678"])
+def test_what_is_written_down_first_stays(tier: DiskTier, first: bytes) -> None:
+    assert tier.write_first("views/run", first) == first
+    assert tier.write_first("views/run", b"abcdefgh") == first
+
+
 @pytest.fixture
 def fill_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let the tier's disk hold 200,000 bytes, and so many that are not the tier's; its floor is 10,000."""

@@ -100,10 +100,3 @@ def test_what_is_seen_is_what_the_tier_parts_with_last(root: Path, tier: DiskTie
     before = path.stat().st_mtime_ns
     seen(tier, "key")
     assert path.stat().st_mtime_ns > before
-
-
-@pytest.mark.parametrize("first", [b"", b"12345678"])
-def test_what_is_written_down_first_stays(tier: DiskTier, first: bytes) -> None:
-    """Nothing, too: whoever waited in vain has decided for it."""
-    assert views.write_down(tier, "views/run", first) == first
-    assert views.write_down(tier, "views/run", b"abcdefgh") == first

@@ -440,7 +440,7 @@ class Agent:
 
     def _write_down(self, run: Run, name: str, data: bytes) -> bytes:
         try:
-            return views.write_down(self._tier, name, data)
+            return self._tier.write_first(name, data)
         except DiskTierError as error:
             run.warn(error)
             return data

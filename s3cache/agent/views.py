@@ -24,13 +24,3 @@ def here(tier: DiskTier, job: JobProfile, machine: Machine) -> View:
         if machine.may_meet(reference.manifest.requires)
         and all(is_here(place.name) for place in reference.places)
     )
-
-
-def write_down(tier: DiskTier, name: str, data: bytes) -> bytes:
-    """Write a view down, and return the one that is written down: the first one stays.
-
-    Raises DiskTierError when it cannot be written.
-    """
-    tier.write(name, data)
-    found = tier.read(name)
-    return data if found is None else found

@@ -23,6 +23,7 @@ _numbers = count(1)
 
 NewBucket = Callable[[], Bucket]
 NewMachine = Callable[..., Machine]
+RecordedBy = Callable[[str], Bucket]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -45,6 +46,20 @@ def server() -> Iterator[Server]:
 def new_bucket(server: Server) -> NewBucket:
     """Make places in the bucket that nobody else uses."""
     return lambda: Bucket(server, BUCKET, f"prefix-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def recorded_by(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) -> RecordedBy:
+    """Let one machine run a job, and return the place that it has recorded into."""
+
+    def record(job: str) -> Bucket:
+        place = new_bucket()
+        machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
+        assert machine.run(job).status == 0
+        machine.wait_until_idle()
+        return place
+
+    return record
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.bars import Number
 from benchmarks.faults import killed, recovery, soak, torn, writers
 from tests.faults import Front, faulty
-from tests.processes.conftest import NewBucket, NewMachine
+from tests.processes.conftest import NewMachine, RecordedBy
 from tests.processes.machines import Bucket, Machine, ended, wait_for
 from tests.servers import Server
 
@@ -30,13 +30,9 @@ sys.exit(7)
 
 
 @pytest.fixture(scope="module")
-def bucket(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+def bucket(recorded_by: RecordedBy) -> Bucket:
     """A place in the bucket that one machine has recorded into."""
-    place = new_bucket()
-    machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
-    assert machine.run(RECORD).status == 0
-    machine.wait_until_idle()
-    return place
+    return recorded_by(RECORD)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from s3cache.launcher import is_of_this_environment
-from tests.processes.conftest import NewBucket, NewMachine
+from tests.processes.conftest import NewMachine, RecordedBy
 from tests.processes.machines import UNSIGNED, Bucket, Machine, ended
 from tests.processes.stubs import counting, refusing
 
@@ -26,13 +26,9 @@ assert cache.get("fx-graph", "big").members == {"graph": content("big", 300_000)
 
 
 @pytest.fixture(scope="module")
-def recorded(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+def recorded(recorded_by: RecordedBy) -> Bucket:
     """A place that one machine has recorded into."""
-    place = new_bucket()
-    machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
-    assert machine.run(RECORD).status == 0
-    machine.wait_until_idle()
-    return place
+    return recorded_by(RECORD)
 
 
 @pytest.fixture

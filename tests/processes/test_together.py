@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.processes.conftest import NewBucket
+from tests.processes.conftest import RecordedBy
 from tests.processes.machines import Bucket, Machine, content, ended
 from tests.processes.stubs import Counted, counting
 
@@ -26,13 +26,9 @@ say("right")
 
 
 @pytest.fixture(scope="module")
-def bucket(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+def bucket(recorded_by: RecordedBy) -> Bucket:
     """A place that one machine has recorded into."""
-    place = new_bucket()
-    machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
-    assert machine.run(RECORD).status == 0
-    machine.wait_until_idle()
-    return place
+    return recorded_by(RECORD)
 
 
 def test_processes_that_start_at_once_download_each_blob_once(machine: Machine, bucket: Bucket) -> None:
