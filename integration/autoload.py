@@ -30,7 +30,6 @@ _ADAPTERS = {
     "pytorch.precompile": "torch._dynamo.package",
     "pytorch.custom_artifacts": "torch.compiler._cache",
     "pytorch.bundled_kernels": "torch._inductor.runtime.triton_heuristics",
-    "pytorch.bundles": "torch._inductor.codecache",
     "triton.selection": "triton.runtime.cache",
     "triton.platforms": "triton.runtime.build",
     "triton.texts": "triton.compiler.compiler",

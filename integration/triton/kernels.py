@@ -25,6 +25,8 @@ _ELF_HEADER = struct.Struct("<32xQQ6xHHHH2x")
 """Where the tables of segments and of sections lie; what an entry of each takes, and how many there are."""
 _TRITON = str(Path(triton.__file__).parent).encode()
 _PLACEHOLDER = b"<triton>"
+_GROUP = "__grp__"
+"""Begins the name of the file that says which files make up a kernel."""
 
 _used: set[str] = set()
 
@@ -47,7 +49,7 @@ def on_disk(folder: str, filename: str) -> dict[str, str] | None:
     group: dict[str, str] = {}
     has_binary = False
     try:
-        for name, path in json.loads(_read(f"{folder}/__grp__{filename}"))["child_paths"].items():
+        for name, path in json.loads(_read(f"{folder}/{_GROUP}{filename}"))["child_paths"].items():
             if name.endswith(_BINARY_SUFFIXES):
                 if not _is_whole(path):
                     return None
@@ -123,6 +125,14 @@ def store(key: str, filename: str, group: dict[str, str]) -> None:
         return
     members[METADATA] = members[METADATA].replace(_TRITON, _PLACEHOLDER)
     cache.put(NAMESPACE, key, members, on_demand=members.keys() - BINARIES - {METADATA})
+
+
+def store_folder(folder: Path) -> None:
+    """Store the kernel that lies in a folder of Triton's, if one does."""
+    for path in folder.glob(f"{_GROUP}*"):
+        filename = path.name.removeprefix(_GROUP)
+        if group := on_disk(str(folder), filename):
+            store(folder.name, filename, group)
 
 
 @guarded

@@ -287,3 +287,37 @@ def test_what_a_graph_carries_is_not_stored_twice(new_fleet: NewFleet) -> None:
     assert recorded.cache["namespaces"].get("triton", {}).get("puts", 0) == 0
     assert fresh.count("bucket_hits", "fx-graph") == 1
     assert fresh.count("misses") == 0
+
+
+DESCENDED = """
+import torch
+from torch._inductor import config
+from triton import knobs
+
+found = []
+
+def listen(*, metadata, cache_hit, **_):
+    found.append(cache_hit)
+
+knobs.compilation.listener = listen
+config.coordinate_descent_tuning = True
+
+@torch.compile
+def step(x):
+    return torch.softmax(x * 2, -1).sum(-1)
+
+step(torch.randn(4096, 4096, device="cuda"))
+report(found=found)
+"""
+
+
+@pytest.mark.gpu
+def test_where_coordinate_descent_ended_is_not_compiled_again(new_fleet: NewFleet) -> None:
+    fleet = new_fleet()
+    recorded, second = fleet.recorder().run(DESCENDED), fleet.fresh().run(DESCENDED)
+    third = fleet.fresh().run(DESCENDED)
+    assert False in recorded.facts["found"]
+    # What a graph that was loaded compiles differs in its key from what a worker compiled: once, for all.
+    assert second.facts["found"].count(False) < recorded.facts["found"].count(False)
+    assert False not in third.facts["found"]
+    assert third.count("misses") == third.count("puts") == 0
