@@ -11,12 +11,12 @@ from typing import NamedTuple, TypeVar
 import anyio
 
 from s3cache import profile
-from s3cache.cache import Cache
 from s3cache.errors import Busy, Corrupt, ObjectAbsent, S3CacheError, Untrusted
 from s3cache.machine import Machine
 from s3cache.pack import PackFrame
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
+from s3cache.read_through import ReadThrough
 from s3cache.stores.base import Listed, ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Opened(NamedTuple):
     prelude: Prelude | None
 
 
-async def open_profile(cache: Cache, objects: ObjectStore, prefix: str) -> Opened:
+async def open_profile(cache: ReadThrough, objects: ObjectStore, prefix: str) -> Opened:
     """Return what `read_profile` does, and the prelude, which comes beside the LIST.
 
     The prelude is empty when the bucket has none that can be used, and None when it was not asked for,
@@ -106,7 +106,7 @@ async def open_profile(cache: Cache, objects: ObjectStore, prefix: str) -> Opene
     return Opened(segments, is_whole, prelude)
 
 
-async def read_profile(cache: Cache, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
+async def read_profile(cache: ReadThrough, objects: ObjectStore, prefix: str) -> dict[str, Segment]:
     """Return the segments of a profile by name, those that others stand for too.
 
     Raises StoreError when the bucket cannot be read; a segment that cannot be used is skipped.
@@ -137,7 +137,7 @@ def worth_fetching(
 
 
 async def bring(
-    cache: Cache,
+    cache: ReadThrough,
     frames: Collection[PackFrame],
     progress: Progress,
     copies: Mapping[str, bytes] | None = None,
@@ -198,7 +198,7 @@ def _newest(found: Sequence[Listed]) -> list[str]:
 
 
 async def _read(
-    cache: Cache, found: Sequence[Listed], throttle: "_Throttle", copies: Mapping[str, bytes]
+    cache: ReadThrough, found: Sequence[Listed], throttle: "_Throttle", copies: Mapping[str, bytes]
 ) -> tuple[dict[str, Segment], list[S3CacheError]]:
     segments: dict[str, Segment] = {}
     refusals: list[S3CacheError] = []

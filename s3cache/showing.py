@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import anyio
 
 from s3cache import names
-from s3cache.cache import Cache
 from s3cache.errors import Corrupt, ObjectAbsent
 from s3cache.machine import Machine
 from s3cache.manifest import MAX_SLOTS, Manifest
+from s3cache.read_through import ReadThrough
 from s3cache.settings import Settings
 from s3cache.tier import open_tier
 
@@ -39,7 +39,7 @@ async def _show(settings: Settings, namespace: str, key: str, member: str | None
     machine = Machine()
     shown: list[Shown] = []
     async with Bucket(settings.url) as bucket:
-        cache = Cache(bucket, open_tier(settings), machine, settings.keyring())
+        cache = ReadThrough(bucket, open_tier(settings), machine, settings.keyring())
         for slot in range(MAX_SLOTS):
             try:
                 manifest = await cache.manifest(namespace, key, slot)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import anyio
 
 from s3cache import leases, ledger, names
-from s3cache.cache import Cache
 from s3cache.catalog import Catalog
 from s3cache.errors import Unreachable
 from s3cache.ledger import Ledger
 from s3cache.machine import Machine, platform_tag
 from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
 from s3cache.profile import Segment, live
+from s3cache.read_through import ReadThrough
 from s3cache.settings import Settings
 from s3cache.tier import open_tier
 
@@ -44,7 +44,7 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
     tier = open_tier(settings)
     machine = Machine()
     async with Bucket(settings.url) as bucket:
-        cache = Cache(bucket, tier, machine, keyring)
+        cache = ReadThrough(bucket, tier, machine, keyring)
         prefix = names.profile_prefix(settings.job, platform_tag())
         segments: dict[str, Segment] | None = None
         with anyio.move_on_after(settings.deadline_seconds):
