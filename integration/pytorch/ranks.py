@@ -5,7 +5,6 @@ import os
 import time
 from datetime import timedelta
 from functools import partial
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +18,6 @@ logger = logging.getLogger(__name__)
 
 _AGREED = "agreed"
 _NOTHING = View()
-_FACTS = ("pytorch.requirements", "triton.autotuner_timings", "triton.libraries")
-"""Who knows what results require: most are loaded later, with the parts of PyTorch that they hook."""
 
 
 def install(module: ModuleType) -> None:
@@ -55,8 +52,10 @@ def _unknown() -> set[str]:
     """Return what is not known of this machine yet, once all is learned that is."""
     import torch
 
-    for facts in _FACTS:
-        import_module(f"s3cache.integration.{facts}")
+    # Those who need them are loaded later, with the parts of PyTorch and Triton that they hook.
+    from s3cache.integration.pytorch import requirements  # noqa: F401
+    from s3cache.integration.triton import requirements as of_triton  # noqa: F401
+
     # To ask for the GPU is to initialize CUDA: then no fork of this process could use it.
     return set() if torch.cuda.is_initialized() else {"gpu"}
 

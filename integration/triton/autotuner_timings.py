@@ -1,9 +1,7 @@
 """What `triton.autotune` measured: Triton keeps it where TRITON_CACHE_AUTOTUNING is on."""
 
-from functools import cache
-
-from s3cache import client
 from s3cache.integration.hooks import guarded
+from s3cache.integration.triton.requirements import gpu
 from s3cache.integration.triton.switch import active_client
 
 NAMESPACE = "triton-autotune"
@@ -36,20 +34,3 @@ def store(key: str, content: bytes) -> None:
     """Store timings that were measured here."""
     if found := active_client():
         found.put(NAMESPACE, key, {_MEMBER: content}, requires={"gpu": gpu()})
-
-
-@cache
-def gpu() -> str:
-    """Return the name of the GPU that is in use; empty where that is unknown.
-
-    Triton's key says which architecture it is, which is the same for an H100 and an H200.
-    """
-    try:
-        import torch
-
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    except (ImportError, RuntimeError, AssertionError):
-        return ""
-
-
-client.machine.learn("gpu", gpu)

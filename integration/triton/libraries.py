@@ -1,21 +1,17 @@
 """Launchers and driver bindings: extension modules that Triton has gcc compile on every fresh machine."""
 
-import sysconfig
-
-from s3cache import client
 from s3cache.integration.hooks import guarded
+from s3cache.integration.triton.requirements import EXTENSION
 from s3cache.integration.triton.switch import active_client
 from s3cache.machine import glibc
 
 NAMESPACE = "triton-library"
 _MEMBER = "library.so"
-_SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
-"""As ".cpython-312-x86_64-linux-gnu.so": Python's ABI, and the architecture."""
 
 
 def is_one(filename: str) -> bool:
     """Return whether a file is a library for this Python."""
-    return filename.endswith(_SUFFIX)
+    return filename.endswith(EXTENSION)
 
 
 @guarded
@@ -37,7 +33,4 @@ def fetch(key: str) -> bytes | None:
 def store(key: str, content: bytes) -> None:
     """Store a library that was compiled here."""
     if cache := active_client():
-        cache.put(NAMESPACE, key, {_MEMBER: content}, requires={"glibc": glibc(), "extension": _SUFFIX})
-
-
-client.machine.learn("extension", lambda: _SUFFIX)
+        cache.put(NAMESPACE, key, {_MEMBER: content}, requires={"glibc": glibc(), "extension": EXTENSION})
