@@ -49,15 +49,15 @@ class UnusedProfile:
 
 @dataclass(frozen=True)
 class Collected:
-    """The profiles that are not used, how much of each kind is condemned, and how much goes.
-
-    `absent` are the jobs that were to be kept and have no profile.
-    """
+    """What a clean-up came to."""
 
     unused: list[UnusedProfile]
     condemned: list[Total]
+    waiting: list[Total]
+    """How much an earlier one condemned, which is not due."""
     going: list[Total]
     absent: list[str]
+    """The jobs that were to be kept and have no profile."""
 
 
 async def collect(
@@ -85,7 +85,11 @@ async def collect(
             await collector.condemn()
             await remove(objects, inventory)
         return Collected(
-            unused, inventory.totals_condemned(), inventory.totals_going(), list(collector.absent.values())
+            unused,
+            inventory.totals_condemned(),
+            inventory.totals_waiting(),
+            inventory.totals_going(),
+            list(collector.absent.values()),
         )
 
 

@@ -339,6 +339,10 @@ class Inventory:
         """Return how much is condemned, kind by kind."""
         return self._totals("is_condemned")
 
+    def totals_waiting(self) -> list[Total]:
+        """Return how much was condemned earlier, is not due and is still not used, kind by kind."""
+        return self._totals(f"NOT is_live AND NOT goes AND {_WAITS}")
+
     def _totals(self, condition: str) -> list[Total]:
         rows = self._rows(
             f"SELECT kind, count(*), sum(size) FROM objects WHERE {condition} GROUP BY kind ORDER BY kind"

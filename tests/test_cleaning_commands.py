@@ -85,12 +85,14 @@ def test_gc_says_that_a_job_that_is_to_be_kept_has_no_profile(url: str) -> None:
 
 def test_gc_lists_the_profiles_that_nobody_used() -> None:
     unused = [UnusedProfile("train", "linux-x86_64", 1_700_000_000, 5000, 12_000_000)]
-    collected = Collected(unused, [Total("packs", 3, 2_000_000)], [], [])
+    waiting = [Total("manifests", 7, 9_000)]
+    collected = Collected(unused, [Total("packs", 3, 2_000_000)], waiting, [], [])
     assert list(describe(collected, 30, Ledger(), delete=True)) == [
         "profiles of which no use was seen for 30 days:",
         "  train on linux-x86_64: 5000 entries, 12.0 MB, last used 2023-11-14",
         "A machine that may not write leaves no trace of use: --keep JOB keeps the profile of a job.",
         "condemned: 3 packs (2.0 MB)",
+        "condemned earlier, and not long enough ago: 7 manifests (9.0 kB)",
         "deleted: nothing",
         "s3cache: 0 LIST, 0 GET, 0 PUT, 0 DELETE",
     ]

@@ -149,7 +149,8 @@ async def test_what_no_profile_used_is_condemned_and_a_day_later_it_is_gone(buck
     assert first.going == []
     assert before.items() <= bucket.objects.items()
     bucket.now += DAY - 1
-    assert (await bucket.collect()).going == []
+    second = await bucket.collect()
+    assert (second.condemned, second.waiting, second.going) == ([], first.condemned, [])
     assert before.items() <= bucket.objects.items()
     bucket.now += 2
     assert {total.kind: total.objects for total in (await bucket.collect()).going} == {
@@ -280,6 +281,7 @@ async def test_what_is_used_again_while_it_is_condemned_stays(bucket: Bucket) ->
     await bucket.collect()
     bucket.now += DAY / 2
     await bucket.use("key", prefix=names.profile_prefix("another", PLATFORM))
+    assert (await bucket.collect()).waiting == []
     await bucket.collect_daily(20)
     assert await bucket.get("key") == {""}
 

@@ -89,6 +89,8 @@ def describe(collected: Collected, days: int, counts: Ledger, *, delete: bool) -
             )
         yield "A machine that may not write leaves no trace of use: --keep JOB keeps the profile of a job."
     yield f"{'' if delete else 'would be '}condemned: {_said(collected.condemned)}"
+    if collected.waiting:
+        yield f"condemned earlier, and not long enough ago: {_said(collected.waiting)}"
     yield f"{'' if delete else 'would be '}deleted: {_said(collected.going)}"
     yield f"s3cache: {requests(counts)}{'' if delete else '; nothing was changed, --delete does it'}"
 
