@@ -39,7 +39,7 @@ class Kind(Enum):
     CONDEMNED = "condemned"
 
 
-_KINDS = {
+_PATTERNS = {
     Kind.PACK: r"packs/[0-9a-f]{64}",
     Kind.MANIFEST: rf"manifests/{_COMPONENT}/{_COMPONENT}/(?:0|[1-9][0-9]?)",
     Kind.PROFILE: rf"profiles/{_COMPONENT}/{_COMPONENT}/{STAMPED}",
@@ -48,7 +48,7 @@ _KINDS = {
     Kind.CLAIM: rf"claims/{_COMPONENT}/{_COMPONENT}",
     Kind.CONDEMNED: rf"condemned/{STAMPED}",
 }
-_PATTERNS = {kind.value: (kind, re.compile(pattern)) for kind, pattern in _KINDS.items()}
+_KINDS = {kind.value: kind for kind in Kind}
 
 
 def component(text: str) -> str:
@@ -85,8 +85,9 @@ def check_member(name: str) -> str:
 
 def kind_of(name: str) -> Kind | None:
     """Return of which kind the object of that name is, or None when none of ours has such a name."""
-    kind, pattern = _PATTERNS.get(name.partition("/")[0], (None, None))
-    return kind if pattern and pattern.fullmatch(name) else None
+    kind = _KINDS.get(name.partition("/")[0])
+    # Compiled when it is first looked for: every start of a job imports this.
+    return kind if kind and re.fullmatch(_PATTERNS[kind], name) else None
 
 
 def pack_name(digest: bytes) -> str:

@@ -1,6 +1,5 @@
 """What Inductor's code for CPUs requires of a machine. PyTorch's keys do not say all of it."""
 
-import sysconfig
 from functools import cache
 
 from s3cache import client
@@ -37,6 +36,8 @@ def threads() -> str:
 @cache
 def build() -> str:
     """Return what names this build of torch and of Python."""
+    import sysconfig
+
     import torch
 
     return f"{torch.__version__} {torch.version.git_version} {sysconfig.get_config_var('SOABI')}"

@@ -1,8 +1,7 @@
 """What is being saved right now: a recorded artifact is either that, or something found."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from s3cache.integration.hooks import guarded
 
@@ -10,8 +9,7 @@ MEMBER = "content"
 _TIMES = ("_time_taken_ns", "forward_time_taken_ns", "backward_time_taken_ns")
 
 
-@dataclass(frozen=True)
-class Saving:
+class Saving(NamedTuple):
     """A result that was just compiled. PyTorch may set its guards only while it saves it."""
 
     result: Any
