@@ -39,6 +39,8 @@ REVIVED_SECONDS = 0.5
 """The patience with a bucket that gave, while nobody waited, what it was asked for."""
 _EXIT_SECONDS = 1.0
 _TELLING_SECONDS = 0.2
+_CAUSE_SECONDS = 0.3
+"""How long an agent that did not answer may take, when the process ends, to say why."""
 
 machine = Machine()
 """The facts that requirements are held against; hooks add what they know."""
@@ -61,6 +63,8 @@ class Client:
         self._owed: protocol.Lookup | None = None
         """What was last asked for without waiting, and was not there."""
         self._warned = False
+        self._is_unanswered = False
+        """Whether an agent did not answer, which has not been said: it may come to know why."""
         self._pid = os.getpid()
         self._hits: set[tuple[str, str, int]] = set()
         name = names.view_name(settings.job, self._agent.run)
@@ -275,10 +279,9 @@ class Client:
             )
         self._spend(reply, waited, is_probe=is_probe)
         if reply is None:
-            self._warn(
-                "the cache did not answer in time and is left out; "
-                f"{agent_directory(self.settings)}/log may say why"
-            )
+            if self._is_unanswered:
+                self._say_unanswered()
+            self._is_unanswered = True
         self.waited("lookup", waited)
         return reply
 
@@ -311,6 +314,12 @@ class Client:
             self._warn(reply.warning)
         return reply
 
+    def _say_unanswered(self) -> None:
+        self._warn(
+            "the cache did not answer in time and is left out; "
+            f"{agent_directory(self.settings)}/log may say why"
+        )
+
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
@@ -321,12 +330,17 @@ class Client:
         self._agent.after_fork()
 
     def _at_exit(self) -> None:
-        # For the report, and for what the job is yet to be told.
-        patience = self._patience or PROBE_SECONDS
+        if os.getpid() != self._pid:
+            return
+        is_puzzled = self._is_unanswered and not self._warned
+        patience = max(self._patience or PROBE_SECONDS, _CAUSE_SECONDS if is_puzzled else 0.0)
         seconds = patience if self.settings.report else min(patience, _EXIT_SECONDS)
-        if os.getpid() == self._pid and (self._agent.is_open or self.settings.report):
+        # For the report, and for what the job is yet to be told.
+        if self._agent.is_open or self.settings.report or is_puzzled:
             self._agent.start_no_more()  # What was spooled waits for the next start.
             self._request(protocol.Flush(0.0), seconds)
+        if is_puzzled:
+            self._say_unanswered()
 
 
 @functools.cache

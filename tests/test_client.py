@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from s3cache import client as clients
@@ -62,6 +63,56 @@ def test_a_slow_bucket_is_waited_for_until_the_deadline(
     assert 1 <= agent.asked <= 4
     (record,) = caplog.records
     assert "S3CACHE_DEADLINE" in record.message
+
+
+class SilentAgent:
+    """Answers nothing, but at the end of the process, if it knows by then what is wrong."""
+
+    is_open = False
+
+    def __init__(self, cause: str | None) -> None:
+        self._cause = cause
+
+    def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
+        is_asked_why = isinstance(request, protocol.Flush) and self._cause is not None
+        time.sleep(0.0 if is_asked_why else seconds)
+        return protocol.Flushed(0, b"", self._cause) if is_asked_why else None
+
+    def say(self, message: protocol.Request) -> None: ...
+
+    def start_no_more(self) -> None: ...
+
+
+@pytest.fixture
+def unanswered(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
+    monkeypatch.setattr(clients, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(clients, "COOLDOWN_SECONDS", 0.0)
+    return Client(msgspec.structs.replace(client.settings, deadline_seconds=120.0))
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"), [("no credentials", "no credentials"), (None, "did not answer in time")]
+)
+def test_a_job_whose_agent_did_not_answer_is_told_why_when_it_ends(
+    unanswered: Client, cause: str | None, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    unanswered._agent = SilentAgent(cause)  # type: ignore[assignment]
+    unanswered.get("fx-graph", "key")
+    assert caplog.records == []
+    unanswered._at_exit()
+    (record,) = caplog.records
+    assert said in record.message
+
+
+def test_a_job_whose_agent_does_not_answer_twice_is_told_at_once(
+    unanswered: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    unanswered._agent = SilentAgent(None)  # type: ignore[assignment]
+    for number in range(2):
+        unanswered.get("fx-graph", f"key {number}")
+    unanswered._at_exit()
+    (record,) = caplog.records
+    assert "did not answer in time" in record.message
 
 
 @pytest.fixture
