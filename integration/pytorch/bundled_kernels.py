@@ -41,17 +41,17 @@ def _precompile(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> 
 
 
 def _descend(wrapped: Callable[..., Any], autotuner: Any, args: Any, kwargs: Any) -> Any:
-    (started_at, *_) = args
     # Of the dozens that it tries, one is launched again.
     with carried_by_a_graph():
         ended_at = wrapped(*args, **kwargs)
-    if ended_at is not started_at:
-        _store(autotuner, ended_at)
+    _store(autotuner, ended_at, *args)
     return ended_at
 
 
 @guarded
-def _store(autotuner: Any, launcher: Any) -> None:
+def _store(autotuner: Any, launcher: Any, started_at: Any, *_: Any) -> None:
+    if launcher is started_at:
+        return
     from torch._inductor.runtime.cache_dir_utils import triton_cache_dir
 
     from s3cache.integration.triton import kernels
