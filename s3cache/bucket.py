@@ -49,6 +49,8 @@ CONNECTIONS = 64
 CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 3.0
 """A connection on which nothing arrives for this long is given up."""
+LATE_SECONDS = 1.5
+"""A read whose answer has not begun by then is asked for once more beside it: a stall costs no more."""
 ANSWER_SECONDS = 6.0
 """How long an answer may take to begin, and one that is not content to end: for those that trickle."""
 LEAST_RATE = 64 << 10
@@ -157,10 +159,11 @@ class Bucket(ObjectStore):
         """
         bounds = {"Range": f"bytes={part.start}-{part.stop - 1}"} if part is not None else {}
 
-        async def request() -> bytes:
+        async def request(begun: anyio.Event) -> bytes:
             async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event, scope):
                 limit = _most_bytes(name) if part is None else len(part)
                 response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
+                begun.set()
                 async with response["Body"]:
                     size = response.get("ContentLength", 0)
                     if size > limit:
@@ -171,7 +174,7 @@ class Bucket(ObjectStore):
                     return data
 
         try:
-            return await self._twice(request)
+            return await self._twice(lambda: self._promptly(request))
         except _PastEnd:
             return b""
 
@@ -195,22 +198,23 @@ class Bucket(ObjectStore):
         """Yield the objects whose names begin with `prefix`; those of one folder come sorted."""
         page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
 
-        async def request() -> list[Listed]:
-            async with self._request("LIST", prefix) as (client, _, _):
+        async def request(begun: anyio.Event) -> tuple[list[Listed], str | None]:
+            async with self._request("LIST", prefix) as (client, *_):
                 page = await client.list_objects_v2(**page_of)
-                page_of.pop("ContinuationToken", None)
-                if page.get("IsTruncated"):
-                    page_of["ContinuationToken"] = page["NextContinuationToken"]
-                return [
+                begun.set()
+                listed = [
                     Listed(item["Key"][len(self._prefix) :], item["Size"], item["LastModified"].timestamp())
                     for item in page.get("Contents", ())
                 ]
+                return listed, page["NextContinuationToken"] if page.get("IsTruncated") else None
 
         while True:
-            for listed in await self._twice(request):
+            page, token = await self._twice(lambda: self._promptly(request))
+            for listed in page:
                 yield listed
-            if "ContinuationToken" not in page_of:
+            if token is None:
                 return
+            page_of["ContinuationToken"] = token
 
     async def delete(self, name: str) -> None:
         """Delete an object."""
@@ -231,6 +235,33 @@ class Bucket(ObjectStore):
                 raise
         await anyio.sleep(random.uniform(0.0, PAUSE_SECONDS))  # noqa: S311
         return await request()
+
+    async def _promptly(self, request: Callable[[anyio.Event], Awaitable[T]]) -> T:
+        """Make a request, which says when its answer begins; another beside it if that is late."""
+        answers: list[T] = []
+        failures: list[S3CacheError] = []
+        begun = anyio.Event()
+
+        async def ask(scope: anyio.CancelScope) -> None:
+            try:
+                answers.append(await request(begun))
+            except (Unreachable, Busy) as error:
+                failures.append(error)
+                begun.set()
+                return
+            except S3CacheError as error:
+                failures.append(error)
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, group.cancel_scope)
+            with anyio.move_on_after(LATE_SECONDS):
+                await begun.wait()
+            if not begun.is_set() and self._retries.take():
+                group.start_soon(ask, group.cancel_scope)
+        if answers:
+            return answers[0]
+        raise failures[-1].with_traceback(None)
 
     @asynccontextmanager
     async def _request(self, kind: str, name: str, size: int = 0) -> AsyncIterator["_Request"]:

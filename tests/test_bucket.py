@@ -86,7 +86,7 @@ class Stub:
         """Answer nothing, and forget what was asked."""
         self.answer: Answer | None = None
         """What it says once `answers` are said."""
-        self.answers: list[Answer] = []
+        self.answers: list[Answer | None] = []
         self.hangs_up = self.reads = True
         self.byte_seconds = 0.0
         self.trickles_from_the_start = False
@@ -106,7 +106,7 @@ class Stub:
                 await self._write(writer, b"" if method == "HEAD" else body, True)
             if not self.reads:
                 await anyio.sleep_forever()
-            if self.answer is None or not self.hangs_up:
+            if answer is None or not self.hangs_up:
                 await reader.read()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -451,6 +451,48 @@ async def test_the_time_of_one_request_is_bounded(
     monkeypatch.setattr(buckets, "ANSWER_SECONDS", 0.1)
     for request in REQUESTS.values():
         assert await fails(request(bucket), TimedOut) < 2.0
+
+
+@pytest.mark.parametrize("read", ["get", "list"])
+async def test_a_read_that_is_not_answered_costs_a_second_one_beside_it(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    monkeypatch.setattr(buckets, "LATE_SECONDS", 0.1)
+    stub.answers = [None, Answer(200, b"<ListBucketResult/>")]
+    with anyio.fail_after(2.0):
+        await REQUESTS[read](bucket)
+    assert len(stub.requests) == 2
+
+
+async def test_the_first_answer_to_two_reads_counts_whichever_that_is(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "LATE_SECONDS", 0.1)
+    stub.answers = [None]
+    stub.answer = refusal(404, "NoSuchKey")
+    with anyio.fail_after(2.0):
+        await fails(bucket.get("packs/abc"), ObjectAbsent)
+    assert len(stub.requests) == 2
+
+
+async def test_content_that_takes_long_is_asked_for_once(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "LATE_SECONDS", 0.1)
+    stub.answer = Answer(200, b"content")
+    stub.byte_seconds = 0.05
+    assert await bucket.get("packs/abc") == b"content"
+    assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize("write", ["create", "delete"])
+async def test_a_write_that_is_not_answered_is_not_made_beside_itself(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    monkeypatch.setattr(buckets, "LATE_SECONDS", 0.1)
+    with anyio.move_on_after(0.5):
+        await REQUESTS[write](bucket)
+    assert len(stub.requests) == 1
 
 
 async def test_content_that_trickles_is_given_up(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

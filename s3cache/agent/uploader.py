@@ -165,6 +165,7 @@ class Uploader:
             logger.warning("%d results are dropped: %s", len(batch), error)
         except StoreError as error:
             # They stay in the spool: the bucket may come back, or the next start finds them.
+            logger.warning("%d results wait in the spool: %s", len(batch), error)
             if run:
                 run.warn(error)
             await self._keep(batch)

@@ -55,8 +55,9 @@ def recorded_by(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory)
     def record(job: str) -> Bucket:
         place = new_bucket()
         machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
-        assert machine.run(job).status == 0
+        assert machine.run(job)[:3] == (0, "", "")
         machine.wait_until_idle()
+        assert machine.spooled() == [], machine.log()
         return place
 
     return record

@@ -58,14 +58,17 @@ class Counted:
 
 
 @contextmanager
-def counting(upstream: str, pack_seconds: float = 0.0) -> Iterator[Counted]:
-    """Pass every request on to a real server, those for packs late, and write it down."""
+def counting(upstream: str, pack_seconds: float = 0.0, stalled: int = 0) -> Iterator[Counted]:
+    """Write requests down and pass them on to a real server, those for packs late, the first few never."""
     target = urlsplit(upstream).netloc
 
     class Handler(_Handler):
         def answer(self, body: bytes) -> None:
             part = self.headers.get("Range", "")
             counted.requests.append((self.command, f"{self.path} {part}".rstrip()))
+            if len(counted.requests) <= stalled:
+                self.rfile.read(1)
+                return
             if "/packs/" in self.path:
                 time.sleep(pack_seconds)
             connection = http.client.HTTPConnection(target, timeout=UPSTREAM_SECONDS)

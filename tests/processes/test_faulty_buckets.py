@@ -12,12 +12,19 @@ from benchmarks.faults import killed, recovery, soak, torn, writers
 from tests.faults import Front, faulty
 from tests.processes.conftest import NewMachine, RecordedBy
 from tests.processes.machines import Bucket, Machine, ended, wait_for
+from tests.processes.stubs import counting
 from tests.servers import Server
 
 EXTRA_SECONDS = 5.0
 RECORD = """
 for number in range(6):
     cache.put("fx-graph", f"key-{number}", {"graph": content(number, 500 + number % 2 * 50_000)})
+"""
+READ = """
+for number in range(6):
+    entry = cache.get("fx-graph", f"key-{number}")
+    assert entry and entry.members == {"graph": content(number, 500 + number % 2 * 50_000)}, number
+say("right")
 """
 JOB = """
 for number in range(6):
@@ -60,6 +67,15 @@ def machine(new_machine: NewMachine, front: Front) -> Machine:
 def seconds_without_cache(tmp_path_factory: pytest.TempPathFactory) -> float:
     machine = Machine(tmp_path_factory.mktemp("machine"), {})
     return min(machine.run(JOB).seconds for _ in range(3))
+
+
+def test_a_job_whose_first_requests_are_never_answered_has_all_that_is_there(
+    machine: Machine, server: Server
+) -> None:
+    with counting(server.endpoint, stalled=2) as proxy:
+        job = machine.run(READ, AWS_ENDPOINT_URL_S3=proxy.endpoint)
+    assert job[:3] == (0, "right\n", "")
+    assert job.seconds < EXTRA_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_processes_of_one_run_write_one_report(machine: Machine) -> None:
     )
     report = machine.folder / "report.json"
     job = machine.s3cache("run", "--job", "job", "--report", str(report), "--", machine.python, str(spawn))
-    assert (job.status, job.stdout) == (0, "right\n" * PROCESSES)
+    assert (job.status, job.stdout) == (0, "right\n" * PROCESSES), job.stderr + machine.log()
     machine.wait_until_idle()
     said = json.loads(report.read_text())
     counts = said["namespaces"]["fx-graph"]
