@@ -62,6 +62,8 @@ def compile_kernels(
         settings = _settings()
         if push and settings.refusal:
             raise click.UsageError(f"--push stores nothing: {settings.refusal}")
+        if push and "triton" in settings.exclude:
+            raise click.UsageError("--push stores nothing: S3CACHE_EXCLUDE has triton; take it out")
         if check:
             _check(settings)
     work = _jobs(sources or LIBRARY, targets)

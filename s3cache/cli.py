@@ -148,9 +148,10 @@ def _fetch(settings: Settings) -> str:
 @main.command()
 @click.option("--url", help="s3://bucket/prefix; S3CACHE_URL by default.")
 @click.option("--member", help="Write this member, as ptx, to the standard output, and nothing else.")
+@click.option("--slot", type=click.IntRange(0), help="This slot alone; by default all of them.")
 @click.argument("namespace")
 @click.argument("key")
-def show(url: str | None, member: str | None, namespace: str, key: str) -> None:
+def show(url: str | None, member: str | None, slot: int | None, namespace: str, key: str) -> None:
     """Show what the bucket has under KEY in NAMESPACE, as triton or fx-graph.
 
     Exits with 1 when there is nothing, or no such member.
@@ -160,11 +161,16 @@ def show(url: str | None, member: str | None, namespace: str, key: str) -> None:
     _set("S3CACHE_URL", url)
     settings = _settings()
     try:
-        found = showing.show(settings, namespace, key, member)
+        found = [
+            shown
+            for shown in showing.show(settings, namespace, key, member)
+            if slot is None or shown.slot == slot
+        ]
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
     if not found:
-        raise click.ClickException(f"{settings.url} has nothing under {namespace} {key}")
+        where = f"{namespace} {key}" + ("" if slot is None else f" slot {slot}")
+        raise click.ClickException(f"{settings.url} has nothing under {where}")
     if member:
         contents = [shown.content for shown in found if shown.content is not None]
         if not contents:

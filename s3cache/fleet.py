@@ -1,4 +1,4 @@
-"""What the machines of a fleet run, as the newest segment of each job's profile says."""
+"""What the machines of a fleet run, as the newest segments of each job's profile say."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,12 +15,14 @@ from s3cache.stores.base import ObjectStore
 
 JOBS = 256
 """The jobs that wrote last; of others nothing is read."""
+SEGMENTS = 4
+"""So many of a job are read to find one by a machine with GPUs."""
 AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the machine runs that wrote last to the profile of a job; "" is not there, or not known."""
+    """What a machine runs that wrote to the profile of a job; "" is not there, or not known."""
 
     job: str
     platform: str
@@ -50,9 +52,10 @@ class Report:
 
 
 def reports(settings: Settings) -> list[Report]:
-    """Return what is known of each job, the one that wrote last first.
+    """Return what is known of each job: of its machines with GPUs, or else of all, the one that wrote last.
 
-    Costs one LIST for each thousand segments and one GET for each job.
+    The job that was written to last comes first. Costs one LIST for each thousand segments, and one GET for
+    each job, SEGMENTS at most where the last that wrote had no GPU.
     Raises StoreError when the bucket cannot be read, or does not answer within S3CACHE_DEADLINE.
     """
     return anyio.run(_reports, settings)
@@ -66,35 +69,44 @@ async def _reports(settings: Settings) -> list[Report]:
     keyring = settings.keyring()
     with anyio.move_on_after(settings.deadline_seconds) as deadline:
         async with Bucket(settings.url) as bucket:
-            newest = await _newest_segments(bucket)
+            jobs = await _newest_segments(bucket)
             limiter = anyio.CapacityLimiter(AT_ONCE)
 
-            async def read(name: str) -> None:
+            async def read(newest: list[str]) -> None:
                 async with limiter:
-                    try:
-                        found[name] = Report.of(name, profile.decode(name, await bucket.get(name), keyring))
-                    except (ObjectAbsent, Corrupt):
-                        return
-                    except StoreError as error:
-                        failures.append(error)
+                    for name in newest:
+                        try:
+                            segment = profile.decode(name, await bucket.get(name), keyring)
+                        except (ObjectAbsent, Corrupt):
+                            continue
+                        except StoreError as error:
+                            failures.append(error)
+                            return
+                        report = Report.of(name, segment)
+                        if report.has_gpus or newest[0] not in found:
+                            found[newest[0]] = report
+                        if report.has_gpus:
+                            return
 
             async with anyio.create_task_group() as group:
-                for name in newest:
-                    group.start_soon(read, name)
+                for newest in jobs:
+                    group.start_soon(read, newest)
     if deadline.cancelled_caught:
         raise Unreachable(f"{settings.url}: the profiles did not come within S3CACHE_DEADLINE")
     if failures:
         raise failures[0]
-    return [found[name] for name in newest if name in found]
+    return [found[newest[0]] for newest in jobs if newest[0] in found]
 
 
-async def _newest_segments(objects: ObjectStore) -> list[str]:
-    newest: dict[str, str] = {}
+async def _newest_segments(objects: ObjectStore) -> list[list[str]]:
+    """Return the last segments of each job, the newest first; first those of the job written to last."""
+    segments: dict[str, list[str]] = {}
     async for name, *_ in objects.list("profiles/"):
         prefix = name[: name.rfind("/") + 1]
         if profile.is_segment_name(name, prefix) and prefix.count("/") == 3:
-            newest[prefix] = max(name, newest.get(prefix, ""))
-    return sorted(newest.values(), key=profile.written_at, reverse=True)[:JOBS]
+            segments.setdefault(prefix, []).append(name)
+    newest = [sorted(names, reverse=True)[:SEGMENTS] for names in segments.values()]
+    return sorted(newest, key=lambda names: profile.written_at(names[0]), reverse=True)[:JOBS]
 
 
 def _minor(version: str) -> str:

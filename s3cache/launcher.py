@@ -53,7 +53,7 @@ def is_of_this_environment(command: Sequence[str]) -> bool:
     program = shutil.which(command[0])
     if program is None or importlib.util.find_spec("triton") is None:
         return False
-    interpreter, ours = _interpreter(Path(program)), Path(sys.executable)
+    interpreter, ours = _interpreter(Path(program).absolute()), Path(sys.executable)
     return (interpreter.parent, interpreter.resolve()) == (ours.parent, ours.resolve())
 
 

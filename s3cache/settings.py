@@ -14,11 +14,11 @@ import msgspec
 
 from s3cache import folders, keys
 from s3cache.digest import digest_of
-from s3cache.errors import SettingsError
+from s3cache.errors import InvalidName, SettingsError
 from s3cache.folders import Access
 from s3cache.keyring import Keyring, PublicKey
 from s3cache.keys import KeySource
-from s3cache.names import component
+from s3cache.names import check_namespace, component
 
 DEFAULT_DISK_LIMIT = "10GiB"
 DEFAULT_DEADLINE_SECONDS = 120.0
@@ -90,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             mode=_mode(environ.get("S3CACHE_MODE") or Mode.READ_WRITE.value),
             job=_text(environ.get("S3CACHE_JOB") or job_of(sys.orig_argv if command is None else command)),
             report=Path(report).absolute() if report else None,
-            exclude=frozenset(filter(None, map(str.strip, environ.get("S3CACHE_EXCLUDE", "").split(",")))),
+            exclude=_namespaces(environ.get("S3CACHE_EXCLUDE", "")),
             deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or str(DEFAULT_DEADLINE_SECONDS)),
             trusted_keys=trusted_keys,
             signing_key=signing_key,
@@ -192,6 +192,13 @@ def _size(text: str) -> int:
         raise SettingsError(f"S3CACHE_DISK_LIMIT must be a size as 10GiB or 500MB, not {text!r}")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary or not unit else 1000) ** " KMGT".index(unit or " "))
+
+
+def _namespaces(text: str) -> frozenset[str]:
+    try:
+        return frozenset(check_namespace(name) for name in map(str.strip, text.split(",")) if name)
+    except InvalidName as error:
+        raise SettingsError(f"S3CACHE_EXCLUDE must be namespaces as triton,dynamo-pgo: {error}") from error
 
 
 def _seconds(text: str) -> float:

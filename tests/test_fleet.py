@@ -1,4 +1,4 @@
-"""What is known of a fleet: of each job the machine that wrote last, and whether it finds a kernel."""
+"""What is known of a fleet: of each job one machine that wrote, and whether it finds a kernel."""
 
 from collections.abc import Mapping
 
@@ -31,10 +31,12 @@ def write(url: str, objects: Mapping[str, bytes]) -> None:
     anyio.run(create)
 
 
-def segments(job: str, platform: str = HERE, **pythons: int) -> dict[str, bytes]:
+def segments(job: str, platform: str = HERE, gpus: str = "", **pythons: int) -> dict[str, bytes]:
     """Return segments by their names: of machines with these versions of Python, written then."""
     prefix = names.profile_prefix(job, platform)
-    encoded = {python: profile.encode(segment(prefix, python=python), NO_KEYS) for python in pythons}
+    encoded = {
+        python: profile.encode(segment(prefix, python=python, gpus=gpus), NO_KEYS) for python in pythons
+    }
     return {
         profile.segment_name(prefix, at, encoded[python]): encoded[python] for python, at in pythons.items()
     }
@@ -86,6 +88,19 @@ def test_the_newest_segment_of_each_job_and_platform_counts(on_moto: str) -> Non
         ("train", HERE, "p311"),
         ("train", "linux-riscv64", "p313"),
     ]
+
+
+def test_the_newest_by_a_machine_with_gpus_counts_where_there_is_one(on_moto: str) -> None:
+    write(on_moto, segments("train", gpus="8", p310=10, p311=20) | segments("train", p312=30, p313=40))
+    assert known(on_moto) == [("train", HERE, "p311")]
+
+
+def test_no_more_than_a_few_segments_of_a_job_are_read(
+    on_moto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "SEGMENTS", 2)
+    write(on_moto, segments("train", gpus="8", p310=10) | segments("train", p312=30, p313=40))
+    assert known(on_moto) == [("train", HERE, "p313")]
 
 
 def test_what_is_no_segment_is_left_out(on_moto: str) -> None:

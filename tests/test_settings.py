@@ -66,6 +66,13 @@ def test_an_empty_value_is_the_default() -> None:
     assert settings(**{f"S3CACHE_{name}": "" for name in names}) == settings()
 
 
+def test_a_namespace_that_cannot_be_one_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match=r"S3CACHE_EXCLUDE must be namespaces as triton,dynamo-pgo: .*'fx graph'"
+    ):
+        settings(S3CACHE_EXCLUDE="triton,fx graph")
+
+
 def test_without_a_url_it_says_which_variable_to_set() -> None:
     with pytest.raises(SettingsError, match="S3CACHE_URL is not set; set it to s3://bucket/prefix"):
         settings(S3CACHE_URL="")

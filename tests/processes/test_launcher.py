@@ -132,6 +132,8 @@ def test_what_our_python_runs_is_of_this_environment(
     monkeypatch.setenv("PATH", f"{tmp_path}:{ours.parent}")
     assert is_of_this_environment([ours.name, "train.py"])
     assert is_of_this_environment(["torchrun", "train.py"])
+    monkeypatch.chdir(ours.parent.parent)
+    assert is_of_this_environment([f"bin/{ours.name}", "train.py"])
 
 
 def test_what_another_program_runs_is_not_of_this_environment(

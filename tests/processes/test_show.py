@@ -72,6 +72,13 @@ def test_a_member_comes_from_the_first_slot_that_has_it(reader: Machine) -> None
     assert shown[:3] == (0, "0", "")
 
 
+def test_a_slot_that_is_named_is_shown_alone(reader: Machine) -> None:
+    shown = reader.s3cache("show", "cpp-library", "library", "--slot", "2")
+    assert shown.stdout.splitlines() == ["slot 2, for glibc 2.0", "  of.so              1 B"]
+    shown = reader.s3cache("show", "cpp-library", "library", "--slot", "2", "--member", "of.so")
+    assert shown[:3] == (0, "1", "")
+
+
 def test_a_slot_that_is_damaged_is_left_out(reader: Machine) -> None:
     assert reader.s3cache("show", "cpp-library", "mended")[:3] == (0, "slot 1\n", "")
 
@@ -80,6 +87,7 @@ def test_a_slot_that_is_damaged_is_left_out(reader: Machine) -> None:
     ("arguments", "says"),
     [
         (["triton", "another"], "has nothing under triton another"),
+        (["triton", "kernel", "--slot", "1"], "has nothing under triton kernel slot 1"),
         (["triton", "kernel", "--member", "ttir"], "triton kernel has no member ttir"),
         (["../triton", "kernel"], "a namespace is letters, digits, '.', '_' and '-': '../triton'"),
     ],
