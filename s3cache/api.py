@@ -69,7 +69,7 @@ class SyncCache:
             if manifest is None:
                 break
             if self._machine.meets(manifest.requires):
-                entry = self._entries.find(namespace, key, slot, members)
+                entry = self._entries.entry(manifest, slot, members)
                 if entry is not None:
                     return entry
                 break

@@ -18,7 +18,7 @@ from s3cache.agent.connection import Connection
 from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine, platform_tag
-from s3cache.manifest import MAX_SLOTS, Entry, Result
+from s3cache.manifest import MAX_SLOTS, Entry, Manifest, Result
 from s3cache.pinned import Pinned
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
@@ -93,7 +93,7 @@ class Client:
                     break
             entry = None
             if self._meets(manifest.requires):
-                entry = self._entry(namespace, key, slot, members)
+                entry = self._entry(manifest, slot, members)
             if entry is not None:
                 found = True
                 opened = [member.name for member in manifest.wanted(members) if member.on_demand]
@@ -227,10 +227,14 @@ class Client:
             self._met[asked] = machine.meets(requires)
         return self._met[asked]
 
-    def _entry(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> Entry | None:
-        entry = self._entries.find(namespace, key, slot, members)
-        if entry is None and self._bring(namespace, key, slot, members) == "ready":
-            entry = self._entries.find(namespace, key, slot, members)
+    def _entry(self, manifest: Manifest, slot: int, members: Collection[str] | None) -> Entry | None:
+        if entry := self._entries.entry(manifest, slot, members):
+            return entry
+        place = manifest.namespace, manifest.key, slot, members
+        # Another manifest of the slot may lead to what is here.
+        entry = self._entries.find(*place)
+        if entry is None and self._bring(*place) == "ready":
+            entry = self._entries.find(*place)
         return entry
 
     def _bring(self, namespace: str, key: str, slot: int, members: Collection[str] | None) -> str:
