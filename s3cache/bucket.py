@@ -1,5 +1,6 @@
 """The bucket: the one module that speaks to S3."""
 
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -174,17 +175,17 @@ class Bucket(ObjectStore):
                     return data
 
         try:
-            return await self._twice(lambda: self._promptly(request))
+            return await self._twice(request, LATE_SECONDS)
         except _PastEnd:
             return b""
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object; return False when there is one already."""
 
-        async def request() -> None:
-            async with self._request("PUT", name, len(data)) as (client, event, _):
-                event.bytes = len(data)
-                await client.put_object(
+        async def request(_: anyio.Event) -> None:
+            async with self._request("PUT", name, len(data)) as made:
+                made.event.bytes = len(data)
+                await made.client.put_object(
                     Bucket=self._bucket, Key=self._prefix + name, Body=data, IfNoneMatch="*"
                 )
 
@@ -199,8 +200,8 @@ class Bucket(ObjectStore):
         page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
 
         async def request(begun: anyio.Event) -> tuple[list[Listed], str | None]:
-            async with self._request("LIST", prefix) as (client, *_):
-                page = await client.list_objects_v2(**page_of)
+            async with self._request("LIST", prefix) as made:
+                page = await made.client.list_objects_v2(**page_of)
                 begun.set()
                 listed = [
                     Listed(item["Key"][len(self._prefix) :], item["Size"], item["LastModified"].timestamp())
@@ -209,7 +210,7 @@ class Bucket(ObjectStore):
                 return listed, page["NextContinuationToken"] if page.get("IsTruncated") else None
 
         while True:
-            page, token = await self._twice(lambda: self._promptly(request))
+            page, token = await self._twice(request, LATE_SECONDS)
             for listed in page:
                 yield listed
             if token is None:
@@ -219,45 +220,44 @@ class Bucket(ObjectStore):
     async def delete(self, name: str) -> None:
         """Delete an object."""
 
-        async def request() -> None:
-            async with self._request("DELETE", name) as (client, _, _):
-                await client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+        async def request(_: anyio.Event) -> None:
+            async with self._request("DELETE", name) as made:
+                await made.client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
 
         await self._twice(request)
 
-    async def _twice(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Make a request, and make it again when what went wrong may have passed."""
-        self._retries.earn()
-        try:
-            return await request()
-        except (Unreachable, Busy, _Conflict):
-            if self._failure or not self._retries.take():
-                raise
-        await anyio.sleep(random.uniform(0.0, PAUSE_SECONDS))  # noqa: S311
-        return await request()
+    async def _twice(self, request: Callable[[anyio.Event], Awaitable[T]], late: float = math.inf) -> T:
+        """Make a request, which says when its answer begins, and make it again when that may help.
 
-    async def _promptly(self, request: Callable[[anyio.Event], Awaitable[T]]) -> T:
-        """Make a request, which says when its answer begins; another beside it if that is late."""
+        Beside the first one when its answer does not begin within `late` seconds, or after it has failed.
+        """
         answers: list[T] = []
         failures: list[S3CacheError] = []
-        begun = anyio.Event()
+        begun, ended = anyio.Event(), anyio.Event()
 
         async def ask(scope: anyio.CancelScope) -> None:
             try:
                 answers.append(await request(begun))
-            except (Unreachable, Busy) as error:
+                scope.cancel()
+            except (Unreachable, Busy, _Conflict) as error:
                 failures.append(error)
-                begun.set()
-                return
             except S3CacheError as error:
                 failures.append(error)
-            scope.cancel()
+                scope.cancel()
+            begun.set()
+            ended.set()
 
+        self._retries.earn()
         async with anyio.create_task_group() as group:
             group.start_soon(ask, group.cancel_scope)
-            with anyio.move_on_after(LATE_SECONDS):
+            with anyio.move_on_after(late):
                 await begun.wait()
-            if not begun.is_set() and self._retries.take():
+            if begun.is_set():
+                await ended.wait()
+            is_over = group.cancel_scope.cancel_called or self._failure
+            if not is_over and self._retries.take():
+                if ended.is_set():
+                    await anyio.sleep(random.uniform(0.0, PAUSE_SECONDS))  # noqa: S311
                 group.start_soon(ask, group.cancel_scope)
         if answers:
             return answers[0]
@@ -315,7 +315,7 @@ class Bucket(ObjectStore):
         if code == "NoSuchBucket":
             return BucketAbsent(f"{self.url}: there is no such bucket; create it or set S3CACHE_URL")
         if code in _REGION_CODES:
-            return WrongRegion(f"{self.url}: the bucket lives in another region; set AWS_REGION")
+            return WrongRegion(f"{self.url}: the bucket lives in another region; set AWS_DEFAULT_REGION")
         if code in _EXPIRY_CODES:
             return CredentialsAbsent(f"{self.url}: {code}; renew the credentials")
         if code in _CLOCK_CODES:
