@@ -1,5 +1,6 @@
 """One job's profile as the agent knows it: what earlier starts used, what this one adds."""
 
+import time
 from collections.abc import Collection, Mapping, Set
 from contextlib import suppress
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from s3cache.prefetch import Progress
 from s3cache.profile import Segment
 from s3cache.tier import DiskTier
 
+OLD_SECONDS = 60.0
+"""A start so long after a prefetch of its job has ended has one of its own."""
+
 
 class _Use(NamedTuple):
     """A slot that a start used, and the members on demand that it asked for."""
@@ -25,6 +29,31 @@ class _Use(NamedTuple):
     opened: set[str]
 
 
+class Prefetch:
+    """One reading of a profile, and how far what it names has come."""
+
+    def __init__(self) -> None:
+        self.is_begun = False
+        self.progress = Progress()
+        self.read = anyio.Event()
+        """Set when the profile was read, or could not be."""
+        self.over = anyio.Event()
+        """Set when it has come to its end."""
+        self.ended: float | None = None
+        """When it did, by the monotonic clock."""
+
+    def end(self) -> None:
+        """Note that it has come to its end."""
+        self.progress.is_over = True
+        self.ended = time.monotonic()
+        self.over.set()
+
+    @property
+    def is_old(self) -> bool:
+        """Whether others may have stored something since, and this machine lost some of what came."""
+        return self.ended is not None and time.monotonic() - self.ended > OLD_SECONDS
+
+
 class JobProfile:
     """Collects references in the order of use; those that are new make the next segment."""
 
@@ -33,13 +62,6 @@ class JobProfile:
         self.keyring = keyring
         self.platform = platform
         self.prefix = names.profile_prefix(job, platform)
-        self.progress = Progress()
-        self.is_asked_for = False
-        """Whether reading it has begun."""
-        self.read = anyio.Event()
-        """Set when the profile was read, or could not be."""
-        self.prefetched = anyio.Event()
-        """Set when prefetching it has come to its end."""
         self.is_known = False
         """Whether it was read, be it empty."""
         self.prelude_bytes: int | None = None
@@ -48,11 +70,18 @@ class JobProfile:
         """How far segments have counted that this machine has ever read or written."""
         self.segments: dict[str, Segment] = {}
         """Those that hold, by name, the oldest first."""
+        self._prefetch = Prefetch()
         self._catalogs: dict[str, Catalog] = {}
         self._used: set[bytes] = set()
         self._has_voted = False
         self._listed: set[str] = set()
         self._new: dict[str, _Use] = {}
+
+    def prefetch_for_a_start(self) -> Prefetch:
+        """Return the last prefetch, or a new one if that is old."""
+        if self._prefetch.is_old:
+            self._prefetch = Prefetch()
+        return self._prefetch
 
     def learn(self, segments: Mapping[str, Segment]) -> None:
         """Take over segments that are in the bucket."""
@@ -126,7 +155,7 @@ class JobProfile:
         for name, (namespace, key, slot, opened) in self._new.items():
             known = self.find(name)
             manifest = known.manifest if known else entries.manifest(namespace, key, slot)
-            # What is not on disk any more is not new to the next start that uses it, either.
+            # What is not on disk any more is new to whoever uses it next.
             if manifest is not None:
                 opened_ever = opened.union(known.opened if known else ())
                 references.append(Reference(slot, manifest, sorted(opened_ever)))

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch-s3cache", "torch", "triton", "aioboto3")
 
+KEPT_SECONDS = 60.0
+"""How long a run is kept whose processes have all ended: another one may follow."""
+
 
 class Run:
     """One run of a job: all its processes, and what they cost and gained."""
@@ -33,8 +36,15 @@ class Run:
         self.ledger = Ledger()
         self.started = time.monotonic()
         self.report: Path | None = None
+        self.prefetch = profile.prefetch_for_a_start()
+        """The one that this run waits for."""
+        self.found_absent: set[str] = set()
+        """Slots that were looked at ahead of being asked for; said once."""
         self.has_spoken = False
         """Whether one of its processes ever connected."""
+        self.processes = 0
+        self.left: float | None = None
+        """When the last of its processes did, by the monotonic clock."""
         self.decided: anyio.Event | None = None
         """Set when it was decided what it sees on this machine; None: nobody asked."""
         self.view: bytes | None = None
@@ -42,6 +52,19 @@ class Run:
         self.pinned: int | None = None
         """How many entries it sees, if it is pinned."""
         self._untold: str | None = None
+
+    def enter(self) -> None:
+        """Count a process that has connected."""
+        self.has_spoken = True
+        self.processes += 1
+        self.left = None
+
+    def leave(self) -> None:
+        """Count a process that is gone, and write the report."""
+        self.processes -= 1
+        if not self.processes:
+            self.left = time.monotonic()
+        self.write_report()
 
     def warn(self, error: S3CacheError) -> None:
         """Note what is wrong: the first time for the job to be told, which happens once."""
@@ -79,7 +102,7 @@ class Run:
 
 
 class Jobs:
-    """Every run this agent has seen, by its id and job, and every profile, by its job."""
+    """Every run that goes on, or has just ended, by its id and job, and every profile, by its job."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
@@ -94,6 +117,14 @@ class Jobs:
         if hello.report:
             run.report = Path(hello.report)
         return run
+
+    def forget_ended(self) -> None:
+        """Forget each run that has had no process for a while, and write its report for the last time."""
+        long_ago = time.monotonic() - KEPT_SECONDS
+        for name, run in list(self.runs.items()):
+            if run.left is not None and run.left < long_ago:
+                run.write_report()
+                del self.runs[name]
 
     def profile(self, job: str) -> JobProfile:
         """Return the profile of a job."""

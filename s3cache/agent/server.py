@@ -116,8 +116,6 @@ class Agent:
         self.jobs = Jobs(self._keyring)
         self._signing_failure: SettingsError | None = None
         self._knows_whether_it_signs = anyio.Event()
-        self._found_absent: set[str] = set()
-        """Slots that were looked at ahead of being asked for; said once."""
         self.uploader: Uploader | None = None
         if settings.refusal is None:
             spool = Spool(settings.spool_directory, settings.disk_limit // 4, settings.access)
@@ -142,7 +140,7 @@ class Agent:
                     request = await _receive(received)
                     if isinstance(request, protocol.Hello):
                         run = await self.welcome(request)
-                        run.has_spoken = True
+                        run.enter()
                         now = time.monotonic()
                         run.ledger.keep(Event("process", f"{_peer(stream)} connects", now, now))
                     elif run is not None:
@@ -156,16 +154,16 @@ class Agent:
         finally:
             self._leave()
             if run is not None:
-                run.write_report()
+                run.leave()
 
     async def welcome(self, hello: protocol.Hello) -> Run:
-        """Return the run of a process, and begin to prefetch if its job is new."""
+        """Return the run of a process, and begin to prefetch if nobody did for its job of late."""
         run = self.jobs.run(hello)
         ledger.charge(run.ledger)
         if hello.is_traced and run.ledger.events is None:
             run.ledger.events = []
-        if not run.profile.is_asked_for:
-            run.profile.is_asked_for = True
+        if not run.prefetch.is_begun:
+            run.prefetch.is_begun = True
             await self._starting.send(run)
         return run
 
@@ -204,6 +202,8 @@ class Agent:
         while True:
             await anyio.sleep(LEASE_AFTER_SECONDS)
             await self._leave_leases()
+            if not self.uploader or not self.uploader.pending:
+                self.jobs.forget_ended()
 
     async def terminate_on(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Leave, within a deadline, once a signal arrives."""
@@ -260,7 +260,7 @@ class Agent:
                     self.uploader.wake()
             case protocol.ProfileOf(prefix):
                 with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
-                    await run.profile.read.wait()
+                    await run.prefetch.read.wait()
                 return protocol.Profile(run.profile.keys(prefix))
             case protocol.ViewOf():
                 if run.decided is None:
@@ -274,7 +274,7 @@ class Agent:
                 self._write_down(run, names.agreed_view_name(agreed), agreed)
                 return protocol.ViewIs(agreed, self._warning(run))
             case protocol.ProgressOf():
-                progress = run.profile.progress
+                progress = run.prefetch.progress
                 return protocol.ProgressIs(progress.bytes, progress.of, progress.is_over)
             case protocol.TraceOf():
                 return protocol.Events(run.ledger.events or [], run.ledger.events_left_out)
@@ -314,7 +314,7 @@ class Agent:
     async def _fill(self, run: Run, lookup: protocol.Lookup) -> protocol.Status:
         # What the profile names needs no request for a manifest, and is on its way.
         with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
-            await run.profile.read.wait()
+            await run.prefetch.read.wait()
         namespace, key, slot = lookup.namespace, lookup.key, lookup.slot
         name = names.manifest_name(namespace, key, slot)
         known = run.profile.find(name)
@@ -325,8 +325,8 @@ class Agent:
                     return "ready"
                 except (ObjectAbsent, Corrupt) as error:
                     logger.warning("%s is not where the profile says: %s", known.name, error)
-            if name in self._found_absent:
-                self._found_absent.remove(name)
+            if name in run.found_absent:
+                run.found_absent.remove(name)
                 return "absent"
             if (
                 slot
@@ -356,7 +356,7 @@ class Agent:
 
         async def look(slot: int) -> None:
             if await self._fill(run, msgspec.structs.replace(lookup, slot=slot)) == "absent":
-                self._found_absent.add(names.manifest_name(lookup.namespace, lookup.key, slot))
+                run.found_absent.add(names.manifest_name(lookup.namespace, lookup.key, slot))
 
         async with anyio.create_task_group() as group:
             for slot in range(1, 1 + VARIANTS_AHEAD):
@@ -389,21 +389,20 @@ class Agent:
             except S3CacheError as error:
                 run.warn(error)
             finally:
-                job.read.set()
+                run.prefetch.read.set()
             room = self._settings.disk_limit
             frames = worth_fetching(job.segments.values(), self._machine, self._settings.exclude, room)
             with run.ledger.timed("prefetch", "frames"):
-                await bring(self._cache, frames, job.progress, copies)
-        job.progress.is_over = True
-        job.prefetched.set()
+                await bring(self._cache, frames, run.prefetch.progress, copies)
+        run.prefetch.end()
         run.ledger.prefetched_bytes = run.ledger.bytes_down - had
         run.ledger.seconds["prefetch"] = time.monotonic() - started
         logger.info(
             "%d entries of %s; %d of %d bytes are here after %.2f s%s",
             len(job),
             job.job,
-            job.progress.bytes,
-            job.progress.of,
+            run.prefetch.progress.bytes,
+            run.prefetch.progress.of,
             run.ledger.seconds["prefetch"],
             "; S3CACHE_DEADLINE is over" if deadline.cancelled_caught else "",
         )
@@ -431,7 +430,7 @@ class Agent:
 
     async def _decide(self, run: Run, decided: anyio.Event) -> None:
         """Decide what a pinned run sees on this machine, unless that was decided already."""
-        await run.profile.prefetched.wait()
+        await run.prefetch.over.wait()
         job = run.profile
         seen = await anyio.to_thread.run_sync(views.here, self._tier, job, self._machine)
         run.view = self._write_down(run, names.view_name(job.job, run.id), view.encode(seen))
