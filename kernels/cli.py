@@ -71,6 +71,8 @@ def compile_kernels(
         client = clients.current() if push else None
         if client:
             client.start()
+        elif push:
+            raise click.ClickException("--push stores nothing: the cache is off, as said above")
         failed = _compile(work, jobs)
     click.echo(f"s3cache: {len(work) - len(failed)} of {len(work)} kernels are compiled")
     for compiled in failed:

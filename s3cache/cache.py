@@ -89,7 +89,7 @@ class Cache(ReadThrough):
             manifests.check_result(result)
         slots: list[int | None] = [None] * len(results)
         from_slot = [0] * len(results)
-        inline = [manifests.inline(result, self._writer) for result in results]
+        inline = await self._inline(results)
         large = [number for number, manifest in enumerate(inline) if manifest is None]
 
         async def look(number: int) -> None:
@@ -120,7 +120,7 @@ class Cache(ReadThrough):
 
         Raises InvalidName for a bad name.
         """
-        inline = [manifests.inline(result, self._writer) for result in results]
+        inline = await self._inline(results)
         large = [result for result, manifest in zip(results, inline, strict=True) if manifest is None]
         pack = await anyio.to_thread.run_sync(packs.build, large, self._writer)
         self._keep_frames(pack)
@@ -130,6 +130,12 @@ class Cache(ReadThrough):
                 if not (self._tier.has(name) or self._tier.has(names.unsent_name(name))):
                     self._keep(names.unsent_name(name), manifests.encode(manifest, self._keyring))
                     break
+
+    async def _inline(self, results: Sequence[Result]) -> list[Manifest | None]:
+        """Return the manifests of those results that lie in them."""
+        return await anyio.to_thread.run_sync(
+            lambda: [manifests.inline(result, self._writer) for result in results]
+        )
 
     async def gone(self, manifests_named: Collection[str]) -> set[str]:
         """Return which of these manifests, by name, the disk has and the bucket has no more.
@@ -179,7 +185,7 @@ class Cache(ReadThrough):
     async def _mark_of(self, claim: str) -> bytes:
         try:
             return await self._objects.get(claim, range(_MARK_BYTES))
-        except ObjectAbsent:
+        except (ObjectAbsent, Corrupt):
             return b""
 
     async def _find(self, result: Result) -> tuple[int | None, int]:

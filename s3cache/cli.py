@@ -161,11 +161,7 @@ def show(url: str | None, member: str | None, slot: int | None, namespace: str, 
     _set("S3CACHE_URL", url)
     settings = _settings()
     try:
-        found = [
-            shown
-            for shown in showing.show(settings, namespace, key, member)
-            if slot is None or shown.slot == slot
-        ]
+        found = showing.show(settings, namespace, key, member, slot)
     except S3CacheError as error:
         raise click.ClickException(str(error)) from error
     if not found:

@@ -172,7 +172,7 @@ class ReadThrough:
         kept = {names.catalog_name(segment) for segment in but}
         for name in self._tier.names(names.catalog_name(prefix)):
             if name not in kept:
-                self._tier.remove(name)
+                self._forget(name)
 
     async def entry(self, manifest: Manifest, slot: int, members: Collection[str] | None = None) -> Entry:
         """Return a manifest's entry. Raises Corrupt when a member is gone or does not match."""

@@ -89,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             disk_limit=_size(environ.get("S3CACHE_DISK_LIMIT") or DEFAULT_DISK_LIMIT),
             mode=_mode(environ.get("S3CACHE_MODE") or Mode.READ_WRITE.value),
             job=_text(environ.get("S3CACHE_JOB") or job_of(sys.orig_argv if command is None else command)),
-            report=Path(report).absolute() if report else None,
+            report=_file(report) if report else None,
             exclude=_namespaces(environ.get("S3CACHE_EXCLUDE", "")),
             deadline_seconds=_seconds(environ.get("S3CACHE_DEADLINE") or str(DEFAULT_DEADLINE_SECONDS)),
             trusted_keys=trusted_keys,
@@ -173,6 +173,12 @@ def job_of(command: Sequence[str]) -> str:
 def _text(value: str) -> str:
     """Return what the environment holds as text that can be encoded, whatever its bytes are."""
     return value.encode(errors="backslashreplace").decode()
+
+
+def _file(value: str) -> Path:
+    if _text(value) != value:
+        raise SettingsError(f"S3CACHE_REPORT must be a path in UTF-8, not {_text(value)}")
+    return Path(value).absolute()
 
 
 def _directory(value: str | None) -> Path:

@@ -24,31 +24,35 @@ class Shown:
     content: bytes | None
 
 
-def show(settings: Settings, namespace: str, key: str, member: str | None) -> Sequence[Shown]:
-    """Return what lies in the slots of a key, with a member of each that has it.
+def show(
+    settings: Settings, namespace: str, key: str, member: str | None, slot: int | None
+) -> Sequence[Shown]:
+    """Return what lies in a slot of a key, or in all, with a member of each that has it.
 
     Raises StoreError when the bucket cannot be read, InvalidName for a bad name.
     """
     names.check_namespace(namespace)
-    return anyio.run(_show, settings, namespace, key, member)
+    return anyio.run(_show, settings, namespace, key, member, slot)
 
 
-async def _show(settings: Settings, namespace: str, key: str, member: str | None) -> list[Shown]:
+async def _show(
+    settings: Settings, namespace: str, key: str, member: str | None, only: int | None
+) -> list[Shown]:
     from s3cache.bucket import Bucket
 
     machine = Machine()
     shown: list[Shown] = []
     async with Bucket(settings.url) as bucket:
         cache = ReadThrough(bucket, open_tier(settings), machine, settings.keyring())
-        for slot in range(MAX_SLOTS):
+        for slot in range(MAX_SLOTS) if only is None else [only]:
+            content: bytes | None = None
             try:
                 manifest = await cache.manifest(namespace, key, slot)
+                if member is not None and manifest.wanted([member]):
+                    content = (await cache.entry(manifest, slot, [member])).members[member]
             except ObjectAbsent:
                 break
             except Corrupt:
                 continue
-            content: bytes | None = None
-            if member is not None and manifest.wanted([member]):
-                content = (await cache.entry(manifest, slot, [member])).members[member]
             shown.append(Shown(slot, manifest, machine.may_meet(manifest.requires), content))
     return shown

@@ -150,10 +150,6 @@ class DiskTier(ObjectStore):
                 incoming.rename(target)
                 used.bytes += size
                 return True
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise DiskFull(f"no space left in {self._objects}; make room or set S3CACHE_DIR") from error
-            raise DiskTierError(f"cannot write {self._objects}: {error}; set S3CACHE_DIR") from error
         finally:
             with suppress(OSError):
                 incoming.unlink(missing_ok=True)
@@ -165,7 +161,7 @@ class DiskTier(ObjectStore):
         return content if found is None else found
 
     def remove(self, name: str) -> None:
-        """Remove an object; one that is absent is no error."""
+        """Remove an object; one that is absent is no error. Raises as `write` does."""
         with self._changing() as used:
             used.bytes -= self._unlink(self._objects / name)
 
@@ -227,6 +223,10 @@ class DiskTier(ObjectStore):
                     self._write_usage(max(used.bytes, 0), trusted=True)
         except Timeout as error:
             raise DiskTierError(f"the lock of {self._objects} was not free in {_LOCK_SECONDS} s") from error
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise DiskFull(f"no space left in {self._objects}; make room or set S3CACHE_DIR") from error
+            raise DiskTierError(f"cannot write {self._objects}: {error}; set S3CACHE_DIR") from error
 
     def _read_usage(self) -> "_Used":
         with suppress(OSError, struct.error):
@@ -293,7 +293,7 @@ class DiskTier(ObjectStore):
     def _put_in_quarantine(self, name: str) -> None:
         logger.warning("%s does not match its digest; it is put in quarantine", name)
         self._quarantined += 1
-        with suppress(OSError, DiskTierError), self._changing() as used:
+        with suppress(DiskTierError), self._changing() as used:
             path = self._objects / name
             path.rename(self._quarantine / f"{time.time_ns()}-{path.name}")
             for old in sorted(self._quarantine.iterdir())[:-_QUARANTINE_FILES]:

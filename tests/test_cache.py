@@ -24,6 +24,7 @@ from s3cache.errors import (
     SlotsExhausted,
     StoreError,
     Unreachable,
+    Unreadable,
 )
 from s3cache.keyring import NO_KEYS
 from s3cache.ledger import Ledger
@@ -1227,6 +1228,23 @@ async def test_what_is_claimed_is_left_to_who_has_claimed_it(bucket: Bucket) -> 
     assert bucket.objects == {CLAIM: b""}
 
 
+async def test_a_claim_that_is_not_given_out_is_another_s(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = bucket.new_machine()
+    bucket.objects[CLAIM] = b""
+    get = cache._objects.get
+
+    async def refuse(name: str, part: range | None = None) -> bytes:
+        if name == CLAIM:
+            raise Unreadable("encrypted")
+        return await get(name, part)
+
+    monkeypatch.setattr(cache._objects, "get", refuse)
+    with pytest.raises(Claimed):
+        await cache.put_all(made(), heed_claims=True)
+
+
 async def test_a_claim_binds_nobody(bucket: Bucket) -> None:
     cache = bucket.new_machine()
     bucket.objects[CLAIM] = b""
@@ -1290,9 +1308,14 @@ async def test_of_two_machines_one_stores_and_the_other_finds(bucket: Bucket) ->
         except Claimed:
             outcomes[cache] = "gave way"
 
-    async with anyio.create_task_group() as group:
-        for cache in (one, other):
-            group.start_soon(store, cache)
+    gate = bucket.store.close_put_gate("packs/")
+    with anyio.fail_after(10.0):
+        async with anyio.create_task_group() as group:
+            for cache in (one, other):
+                group.start_soon(store, cache)
+            while not outcomes:
+                await anyio.sleep(0.01)
+            gate.set()
     assert sorted(outcomes.values()) == ["gave way", "stored"]
     assert len([name for name in bucket.objects if name.startswith("packs/")]) == 1
     late = one if outcomes[one] == "gave way" else other

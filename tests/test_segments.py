@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from s3cache import profile
+from s3cache import prelude, profile
 from s3cache.agent import segments
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs
@@ -233,6 +233,21 @@ async def test_a_fresh_machine_renews_a_prelude_that_has_half_of_what_it_might(b
     await machine.warm()
     assert machine.here() == kernels(keys[:14])
     assert bucket.store.asked("GET") == [machine.prelude]
+
+
+async def test_a_prelude_is_thought_of_once_while_nothing_is_new(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = list(KERNELS)
+    await start(bucket, *keys[:4])
+    machine = bucket.new_machine()
+    await machine.warm()
+    await machine.end()
+    monkeypatch.delattr(prelude, "choose")
+    await machine.end()
+    await machine.use(*keys[:5])
+    with pytest.raises(AttributeError):
+        await machine.end()
 
 
 async def test_a_fresh_machine_writes_a_prelude_that_is_absent(bucket: Bucket) -> None:

@@ -66,6 +66,11 @@ def test_an_empty_value_is_the_default() -> None:
     assert settings(**{f"S3CACHE_{name}": "" for name in names}) == settings()
 
 
+def test_a_report_whose_path_is_no_utf8_is_refused() -> None:
+    with pytest.raises(SettingsError, match="S3CACHE_REPORT must be a path in UTF-8"):
+        settings(S3CACHE_REPORT=os.fsdecode(b"/tmp/caf\xe9.json"))
+
+
 def test_a_namespace_that_cannot_be_one_is_refused() -> None:
     with pytest.raises(
         SettingsError, match=r"S3CACHE_EXCLUDE must be namespaces as triton,dynamo-pgo: .*'fx graph'"

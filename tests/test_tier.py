@@ -382,6 +382,19 @@ def test_a_lock_that_is_never_free_raises_disk_tier_error(
         tier.write("packs/a", b"x")
 
 
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(errno.EROFS, DiskTierError), (errno.EIO, DiskTierError), (errno.ENOSPC, DiskFull)],
+)
+def test_a_folder_that_cannot_be_changed_any_more_raises_disk_tier_error(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, number: int, error: type[DiskTierError]
+) -> None:
+    tier.write("packs/a", b"content")
+    monkeypatch.setattr(os, "pwrite", failing(number))
+    with pytest.raises(error, match="S3CACHE_DIR"):
+        tier.remove("packs/a")
+
+
 def failing(number: int) -> Callable[..., Any]:
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

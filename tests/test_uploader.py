@@ -1,5 +1,6 @@
 """From the spool to the bucket: in packs, after a while, giving way to others; at the end at once."""
 
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -116,6 +117,23 @@ async def test_a_flush_waits_for_nobody(agent: Agent) -> None:
     assert agent.stored() == {"first", "a", "b"}
     assert agent.uploader.pending == 0
     assert any(name.startswith("profiles/job/") for name in agent.memory.objects)
+
+
+async def test_a_flush_that_ends_leaves_another_one_its_hurry(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    async with running(agent), anyio.create_task_group() as group:
+        gate = agent.store.close_put_gate("packs/")
+        agent.put("a")
+        await anyio.sleep(0.1)
+        agent.put("b")
+        group.start_soon(agent.uploader.flush)
+        group.start_soon(agent.uploader.flush, lambda: True)
+        await anyio.sleep(0.1)
+        gate.set()
+        with anyio.fail_after(uploader.HOLD_BACK_SECONDS / 2):
+            await agent.until_stored("a", "b")
 
 
 async def test_large_results_go_into_packs_of_a_size(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,9 @@ class Connection:
             self._spawn()
 
     def _exchange(self, request: protocol.Request, deadline: float) -> protocol.Reply | None:
+        if time.monotonic() >= deadline:
+            # What another thread waited for, or the first try, has taken the time.
+            return None
         try:
             connection = self._await_connection(deadline)
             connection.settimeout(_left(deadline))

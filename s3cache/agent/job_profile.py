@@ -66,6 +66,8 @@ class JobProfile:
         """Whether it was read, be it empty."""
         self.prelude_bytes: int | None = None
         """How much of the prelude in the bucket is of use, 0 when there is none; None: nobody looked."""
+        self.weighed: Set[str] = frozenset()
+        """The segments of which a prelude was last thought of."""
         self.highest_count = 0
         """How far segments have counted that this machine has ever read or written."""
         self.segments: dict[str, Segment] = {}

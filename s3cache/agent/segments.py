@@ -148,7 +148,7 @@ class SegmentWriter:
 
     async def _renew_prelude(self, job: JobProfile) -> None:
         """Write the prelude, if the one in the bucket has at most half of what this one would have."""
-        if job.prelude_bytes is None or not job.segments:
+        if job.prelude_bytes is None or job.weighed == job.segments.keys():
             return
         segments = {name: await self._cache.segment_data(name) for name in job.segments}
         chosen = prelude.choose(
@@ -161,6 +161,7 @@ class SegmentWriter:
         if chosen and useful >= 2 * job.prelude_bytes:
             await self._replace(names.prelude_name(job.prefix), prelude.encode(made))
             job.prelude_bytes = useful
+        job.weighed = frozenset(segments)
 
     async def _replace(self, name: str, data: bytes) -> None:
         # Who is cancelled in between leaves none: a start that finds none writes one.

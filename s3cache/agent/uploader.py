@@ -99,7 +99,6 @@ class Uploader:
 
     async def flush(self, is_abandoned: Callable[[], bool] = lambda: False) -> None:
         """Return when all is stored, the bucket refuses or says nothing, or it is abandoned."""
-        self._hurry.set()
         self._has_failed = False
         asked = time.monotonic()
         try:
@@ -111,6 +110,8 @@ class Uploader:
                 if not self._spool.pending():
                     await self._write_segments()
                     return
+                # Another flush, which ends, would end the hurry of this one.
+                self._hurry.set()
                 self.wake()
                 await anyio.sleep(_POLL_SECONDS)
         finally:

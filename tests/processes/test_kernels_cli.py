@@ -174,6 +174,15 @@ def test_what_cannot_be_asked_for_is_refused(
     assert end.stderr.splitlines()[-1].endswith(says)
 
 
+def test_what_cannot_be_stored_for_want_of_a_folder_is_an_error(machine: Machine) -> None:
+    machine.cache.mkdir(mode=0o777)
+    machine.cache.chmod(0o777)
+    end = compile_file(machine, ONE, "--push")
+    assert (end.status, end.stdout) == (1, "")
+    assert "s3cache is off: " in end.stderr
+    assert end.stderr.splitlines()[-1].startswith("Error: --push stores nothing")
+
+
 # Whether the fleet would find what is compiled here.
 
 PYTHON, TRITON = platform.python_version(), version("triton")

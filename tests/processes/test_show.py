@@ -4,6 +4,8 @@ import subprocess
 
 import pytest
 
+from s3cache import manifest
+from s3cache.keyring import NO_KEYS
 from tests.processes.conftest import NewBucket, NewMachine
 from tests.processes.machines import Bucket, Machine, content
 
@@ -18,6 +20,8 @@ with s3cache.open_sync(os.environ["URL"]) as bucket:
         requires = {"glibc": "2.0", **flags}
         bucket.put("cpp-library", "library", {"of.so": b"%d" % number}, requires=requires)
     bucket.put("cpp-library", "mended", {})
+    bucket.put("of-two", "key", {"member": content("large", 100_000)}, variant="large")
+    bucket.put("of-two", "key", {"member": b"small"}, variant="small")
 """
 
 
@@ -81,6 +85,13 @@ def test_a_slot_that_is_named_is_shown_alone(reader: Machine) -> None:
 
 def test_a_slot_that_is_damaged_is_left_out(reader: Machine) -> None:
     assert reader.s3cache("show", "cpp-library", "mended")[:3] == (0, "slot 1\n", "")
+
+
+def test_a_member_that_is_gone_hides_none_of_another_slot(reader: Machine, recorded: Bucket) -> None:
+    first = manifest.decode(recorded.read("manifests/of-two/key/0"), NO_KEYS)
+    recorded.delete(f"packs/{first.frames[0].pack.hex()}")
+    shown = reader.s3cache("show", "of-two", "key", "--member", "member")
+    assert shown[:3] == (0, "small", "")
 
 
 @pytest.mark.parametrize(
