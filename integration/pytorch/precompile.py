@@ -31,6 +31,7 @@ _unsaved: set[str] = set()
 def install(module: ModuleType) -> None:
     """Hook `torch._dynamo.package`. Raises HookMissing if it is not as expected."""
     require(module, "CompilePackage.source_id_from_fn", "CompilePackage.install", "load_guards_state")
+    require(module, "CompilePackage.uninstall")
     require(module, "SystemInfo.current", "_get_module_content", "PrecompileCacheEntry")
     require(module, "DiskDynamoCache.path_prefix", "DiskDynamoCache.load", "DiskDynamoStore.write")
     require(module, "DynamoStore.record_package", "InMemoryDynamoStore.load_cache_entry")
@@ -64,10 +65,21 @@ def _install_package(wrapped: Callable[..., Any], package: Any, args: Any, kwarg
         return wrapped(*args, **kwargs)
     except Exception as error:
         # Dynamo compiles afresh after a RuntimeError, if it finds the package as it was before.
-        package.uninstall()
-        package._codes = {}
-        package._initialized = False
+        _take_out(package)
         raise RuntimeError(f"a package cannot be loaded: {error!r}") from error
+
+
+@guarded
+def _take_out(package: Any) -> None:
+    """Undo what an install has done until it failed."""
+    # It notes a name each time that it sets it, and stumbles over one that it takes out twice.
+    package._installed_globals = {
+        module: [name for name in dict.fromkeys(noted) if name in vars(module)]
+        for module, noted in package._installed_globals.items()
+    }
+    package.uninstall()
+    package._codes = {}
+    package._initialized = False
 
 
 @guarded

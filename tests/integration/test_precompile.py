@@ -1,6 +1,7 @@
 """Packages of `caching_precompile`: a fresh machine runs without tracing, never what was edited."""
 
-from types import SimpleNamespace
+import math
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -82,6 +83,21 @@ def test_a_package_that_cannot_be_loaded_is_compiled_again(fleet: Fleet, recorde
     facts = _start(fleet, BROKEN="").facts
     assert (facts["hits"], facts["grad"]) == (1, GRAD)
     assert facts["frames"] > 0
+
+
+def test_a_package_that_set_a_name_twice_before_it_failed_is_taken_out() -> None:
+    from torch._dynamo.package import CompilePackage
+
+    def fail() -> None:
+        for _ in range(2):
+            package._install_global(module, "__import_math", math)
+        raise KeyError
+
+    module = ModuleType("users")
+    package = CompilePackage(lambda: None)
+    with pytest.raises(RuntimeError, match="a package cannot be loaded: KeyError"):
+        precompile._install_package(fail, package, (), {})
+    assert "__import_math" not in vars(module)
 
 
 def test_guards_that_cannot_be_read_again_are_not_stored() -> None:
