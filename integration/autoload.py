@@ -1,4 +1,4 @@
-"""What `import torch` calls, in every process: it only registers what to do when modules load.
+"""What `import torch` calls, in every process: it registers what to do when modules load.
 
 PyTorch finds `register` through the entry-point group `torch.backends`.
 """

@@ -4,8 +4,6 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 
 import click
@@ -67,7 +65,8 @@ def compile_kernels(
         if check:
             _check(settings)
     work = _jobs(sources or LIBRARY, targets)
-    with tempfile.TemporaryDirectory(prefix="s3cache-kernels-") as folder, _environment(push, folder):
+    with tempfile.TemporaryDirectory(prefix="s3cache-kernels-") as folder:
+        _set_environment(push, folder)
         client = clients.current() if push else None
         if client:
             client.start()
@@ -144,8 +143,7 @@ def _check(settings: Settings) -> None:
         )
 
 
-@contextmanager
-def _environment(push: bool, folder: str) -> Iterator[None]:
+def _set_environment(push: bool, folder: str) -> None:
     """Let the processes that compile keep what they make where it belongs."""
     if push:
         os.environ["S3CACHE_JOB"] = KERNELS_JOB
@@ -153,4 +151,3 @@ def _environment(push: bool, folder: str) -> Iterator[None]:
         os.environ["TRITON_CACHE_DIR"] = folder
     else:
         os.environ["S3CACHE_MODE"] = Mode.OFF.value
-    yield

@@ -71,7 +71,6 @@ _REFUSAL_CODES = {"403", "AccessDenied", "AllAccessDisabled"}
 _WRONG_KEY_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 CHUNK_BYTES = 1 << 20
 _MOST_BYTES = {
-    "claims": 0,
     "condemned": LIST_BYTES,
     "manifests": MANIFEST_BYTES,
     "profiles": SEGMENT_BYTES,

@@ -3,7 +3,7 @@
 S3CacheError
 ├── SettingsError            a setting has a value that cannot be used
 ├── InvalidName              a namespace, key or member name cannot be used
-├── TooLarge                 a result has a member that is larger than any reader takes
+├── TooLarge                 a result or a segment is larger than any reader takes
 ├── Corrupt                  bytes do not match their digest, or cannot be decoded
 │   ├── Removed              a slot's result was removed, and a slot above it was not
 │   ├── Unreadable           an object is there, and the store does not give it out
@@ -46,7 +46,7 @@ class InvalidName(S3CacheError, ValueError):
 
 
 class TooLarge(S3CacheError, ValueError):
-    """Raised when a result has a member that is larger than any reader takes."""
+    """Raised when a result, a name in it or a segment is larger than any reader takes."""
 
 
 class Corrupt(S3CacheError):

@@ -1,12 +1,14 @@
 """What the machines of a fleet run, as the newest segments of each job's profile say."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
 import anyio
 
 from s3cache import profile
-from s3cache.errors import Corrupt, ObjectAbsent, StoreError, Unreachable
+from s3cache.concurrency import for_each
+from s3cache.errors import Corrupt, ObjectAbsent, Unreachable
 from s3cache.machine import platform_tag
 from s3cache.names import printable
 from s3cache.profile import Segment
@@ -65,36 +67,23 @@ async def _reports(settings: Settings) -> list[Report]:
     from s3cache.bucket import Bucket
 
     found: dict[str, Report] = {}
-    failures: list[StoreError] = []
     keyring = settings.keyring()
     with anyio.move_on_after(settings.deadline_seconds) as deadline:
         async with Bucket(settings.url) as bucket:
             jobs = await _newest_segments(bucket)
-            limiter = anyio.CapacityLimiter(AT_ONCE)
 
             async def read(newest: list[str]) -> None:
-                async with limiter:
-                    for name in newest:
-                        try:
-                            segment = profile.decode(name, await bucket.get(name), keyring)
-                        except (ObjectAbsent, Corrupt):
-                            continue
-                        except StoreError as error:
-                            failures.append(error)
-                            return
-                        report = Report.of(name, segment)
+                for name in newest:
+                    with suppress(ObjectAbsent, Corrupt):
+                        report = Report.of(name, profile.decode(name, await bucket.get(name), keyring))
                         if report.has_gpus or newest[0] not in found:
                             found[newest[0]] = report
                         if report.has_gpus:
                             return
 
-            async with anyio.create_task_group() as group:
-                for newest in jobs:
-                    group.start_soon(read, newest)
+            await for_each(jobs, read, AT_ONCE)
     if deadline.cancelled_caught:
         raise Unreachable(f"{settings.url}: the profiles did not come within S3CACHE_DEADLINE")
-    if failures:
-        raise failures[0]
     return [found[newest[0]] for newest in jobs if newest[0] in found]
 
 

@@ -20,7 +20,7 @@ def compress(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(content)
 
 
-def decompress(data: bytes, limit: int = MAX_CONTENT_BYTES) -> bytes:
+def decompress(data: bytes, limit: int) -> bytes:
     """Return the content of one zstd frame.
 
     Raises Corrupt when the frame is damaged, states no size, or states more than `limit` bytes or than

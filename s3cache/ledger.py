@@ -34,7 +34,6 @@ class RequestCounts(msgspec.Struct):
     GET: int = 0
     PUT: int = 0
     LIST: int = 0
-    HEAD: int = 0
     DELETE: int = 0
 
 
@@ -79,7 +78,7 @@ class Ledger:
 
     @contextmanager
     def request(self, kind: str, name: str) -> Iterator[Event]:
-        """Count one request of a kind: GET, PUT, LIST, HEAD or DELETE. Its event is as for `timed`."""
+        """Count one request of a kind: GET, PUT, LIST or DELETE. Its event is as for `timed`."""
         setattr(self.requests, kind, getattr(self.requests, kind) + 1)
         with self.timed(kind, name) as event:
             try:

@@ -82,7 +82,6 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     variant: str = ""
     requires: dict[str, str] = {}
     cost_seconds: float = 0.0
-    components: list[str] = []
     writer: dict[str, str] = {}
     signer: str = ""
     """The id of the key that signed it, wherever it is copied to; nothing: nobody did."""

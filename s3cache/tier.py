@@ -18,7 +18,7 @@ import shutil
 import stat
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,11 +26,10 @@ from blake3 import blake3
 
 from s3cache import folders
 from s3cache.digest import DIGEST_BYTES
-from s3cache.errors import DiskFull, DiskTierError, ObjectAbsent
+from s3cache.errors import DiskFull, DiskTierError
 from s3cache.folders import Access
 from s3cache.frame import MAX_CONTENT_BYTES
 from s3cache.settings import Settings
-from s3cache.stores.base import Listed, ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def open_tier(settings: Settings) -> "DiskTier":
     return DiskTier(settings.tier_directory, settings.disk_limit, settings.access)
 
 
-class DiskTier(ObjectStore):
+class DiskTier:
     """Keeps at most `limit` bytes under `root`; the least recently used object goes first.
 
     Raises DiskTierError when `root` cannot be made or written, or others may write there.
@@ -84,19 +83,14 @@ class DiskTier(ObjectStore):
             raise DiskTierError(f"cannot write {root}: {error.strerror}; set S3CACHE_DIR") from error
         self._lock_file = root / "lock"
 
-    def read(self, name: str, expected: str | None = None) -> bytes | None:
-        """Return an object, or None when there is none whose content matches its digest.
-
-        With `expected`, 64 hexadecimal digits, that is the digest it must match.
-        """
+    def read(self, name: str) -> bytes | None:
+        """Return an object, or None when there is none whose content matches its digest."""
         try:
             file = folders.open_to_read(f"{self._objects}/{name}")
         except OSError:
             return None
         try:
             digest = os.read(file, DIGEST_BYTES)
-            if expected is not None:
-                digest = bytes.fromhex(expected)
             content = _read_rest(file)
             if blake3(content).digest() == digest:
                 with suppress(OSError):
@@ -178,28 +172,6 @@ class DiskTier(ObjectStore):
             for path, _ in _files(self._objects / prefix.rpartition("/")[0])
             if (name := os.fspath(path)[len(root) + 1 :]).startswith(prefix)
         )
-
-    async def get(self, name: str, part: range | None = None) -> bytes:
-        """Return an object, or what it has of `part`, a range of bytes. Raises ObjectAbsent."""
-        content = self.read(name)
-        if content is None:
-            raise ObjectAbsent(f"{name} is not there")
-        return content if part is None else content[part.start : part.stop]
-
-    async def create(self, name: str, data: bytes) -> bool:
-        """Add an object; return False when there is one already."""
-        return self.write(name, data)
-
-    async def list(self, prefix: str) -> AsyncIterator[Listed]:
-        """Yield, sorted, the objects whose names begin with `prefix`; a use counts as creation."""
-        for name in self.names(prefix):
-            with suppress(FileNotFoundError):
-                status = (self._objects / name).stat()
-                yield Listed(name, status.st_size - DIGEST_BYTES, status.st_mtime)
-
-    async def delete(self, name: str) -> None:
-        """Remove an object."""
-        self.remove(name)
 
     @contextmanager
     def _changing(self) -> Iterator["_Used"]:

@@ -24,8 +24,8 @@ from s3cache.manifest import Manifest, Member, Result
 from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 from tests.signing import ALICE, BOB, MALLORY, signs, trusts
 
 ROOM = 256 << 20

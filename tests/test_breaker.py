@@ -25,7 +25,7 @@ from s3cache.stores.breaker import (
     BreakerStore,
     Direction,
 )
-from s3cache.stores.memory import MemoryStore
+from tests.memory import MemoryStore
 from tests.wrappers import FaultyStore, RecordingStore
 
 pytestmark = pytest.mark.anyio

@@ -18,9 +18,9 @@ from s3cache.machine import Machine
 from s3cache.manifest import MAX_SLOTS, Result
 from s3cache.profile import Segment
 from s3cache.stores.base import Listed, ObjectStore
-from s3cache.stores.memory import MemoryStore
 from s3cache.stores.wrapper import WrapperStore
 from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -30,8 +30,8 @@ from s3cache.machine import Machine
 from s3cache.manifest import Result
 from s3cache.prefetch import Progress, bring, open_profile, worth_fetching
 from s3cache.stores.base import ObjectStore
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 from tests.test_collection import Interrupted
 
 T = TypeVar("T")

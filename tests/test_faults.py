@@ -13,9 +13,9 @@ from s3cache.errors import S3CacheError
 from s3cache.keyring import NO_KEYS
 from s3cache.machine import Machine
 from s3cache.manifest import Result
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
 from tests.faults import KINDS, Fault, UnreliableStore
+from tests.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ def check_whole(objects: dict[str, bytes]) -> None:
                 if member.inline is None:
                     place = found.frames[member.frame]
                     pack = objects[names.pack_name(place.pack)]
-                    grown = frame.decompress(pack[place.offset : place.offset + place.length])
+                    grown = frame.decompress(pack[place.offset : place.offset + place.length], place.size)
                 manifest.content_of(member, grown)
 
 

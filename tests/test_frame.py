@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from s3cache import frame
 from s3cache.errors import Corrupt
+from s3cache.frame import MAX_CONTENT_BYTES as MOST
 
 
 def stating(size: int) -> bytes:
@@ -22,13 +23,13 @@ def stating(size: int) -> bytes:
 
 @given(st.binary())
 def test_content_comes_back(content: bytes) -> None:
-    assert frame.decompress(frame.compress(content)) == content
+    assert frame.decompress(frame.compress(content), MOST) == content
     assert frame.decompress(frame.compress(content), len(content)) == content
 
 
 def test_large_content_comes_back() -> None:
     content = bytes(range(256)) * 40_000
-    assert frame.decompress(frame.compress(content)) == content
+    assert frame.decompress(frame.compress(content), MOST) == content
 
 
 def test_content_above_the_limit_is_refused() -> None:
@@ -58,12 +59,12 @@ def test_no_limit_allows_more_than_a_frame_may_hold(size: int) -> None:
 def test_a_bomb_of_unstated_size_is_refused() -> None:
     compressor = zstandard.ZstdCompressor(write_content_size=False)
     with pytest.raises(Corrupt):
-        frame.decompress(compressor.compress(bytes(1 << 20)))
+        frame.decompress(compressor.compress(bytes(1 << 20)), MOST)
 
 
 def test_a_frame_that_holds_less_than_it_states_is_refused() -> None:
     with pytest.raises(Corrupt):
-        frame.decompress(stating(10))
+        frame.decompress(stating(10), MOST)
 
 
 def test_a_frame_that_holds_more_than_it_states_is_refused() -> None:
@@ -71,20 +72,20 @@ def test_a_frame_that_holds_more_than_it_states_is_refused() -> None:
     size = struct.pack("<H", 1000 - 256)
     assert honest.count(size) == 1
     with pytest.raises(Corrupt):
-        frame.decompress(honest.replace(size, struct.pack("<H", 10)))
+        frame.decompress(honest.replace(size, struct.pack("<H", 10)), MOST)
 
 
 @given(st.binary())
 def test_what_is_no_frame_is_corrupt(data: bytes) -> None:
     with pytest.raises(Corrupt):
-        frame.decompress(data)
+        frame.decompress(data, MOST)
 
 
 @given(st.integers(0, 10_000))
 def test_a_truncated_frame_is_corrupt(length: int) -> None:
     data = frame.compress(bytes(range(256)) * 20)
     with pytest.raises(Corrupt):
-        frame.decompress(data[: length % len(data)])
+        frame.decompress(data[: length % len(data)], MOST)
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(0), st.integers(0, 7))
@@ -101,12 +102,12 @@ def test_a_frame_that_refers_further_back_than_any_of_ours_is_refused() -> None:
     assert zstandard.get_frame_parameters(data).window_size > frame._WINDOW_BYTES
     # Only what does not come whole needs the window, and is corrupt in any case.
     with pytest.raises(Corrupt, match="memory"):
-        frame.decompress(data[:-1])
+        frame.decompress(data[:-1], MOST)
 
 
 def test_a_large_frame_of_ours_refers_no_further_back_than_is_taken() -> None:
     content = bytes(64 << 20)
-    assert frame.decompress(frame.compress(content)) == content
+    assert frame.decompress(frame.compress(content), MOST) == content
     stated = zstandard.get_frame_parameters(frame.compress(content)).window_size
     assert stated <= frame._WINDOW_BYTES
 
@@ -117,4 +118,4 @@ def test_a_bit_that_has_changed_anywhere_is_noticed() -> None:
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(Corrupt):
-            frame.decompress(bytes(damaged))
+            frame.decompress(bytes(damaged), MOST)

@@ -9,8 +9,8 @@ from s3cache import profile
 from s3cache.errors import Forbidden, Unreachable
 from s3cache.leases import leave
 from s3cache.names import Kind, kind_of
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 from tests.wrappers import FaultyStore, RecordingStore
 
 pytestmark = pytest.mark.anyio

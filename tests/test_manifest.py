@@ -318,10 +318,6 @@ def test_members_and_frames_of_a_later_version_may_say_more() -> None:
     assert (found.members, found.frames) == ([in_frame("a", size=10)], [PLACE])
 
 
-def test_there_is_room_for_key_components() -> None:
-    assert manifest.decode(sealed(components=["torch 2.13"]), NO_KEYS).components == ["torch 2.13"]
-
-
 @given(st.binary())
 def test_any_bytes_are_corrupt(data: bytes) -> None:
     with pytest.raises(Corrupt):

@@ -28,8 +28,8 @@ from s3cache.manifest import Entry, Manifest, Place, Result
 from s3cache.namespaces import Rule, rule_of
 from s3cache.pack import PackFrame
 from s3cache.prefetch import ranges
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 
 T = TypeVar("T")
 

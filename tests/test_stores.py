@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
 import pytest
@@ -11,9 +10,8 @@ from s3cache.bucket import Bucket
 from s3cache.errors import Forbidden, ObjectAbsent, Unreachable
 from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
-from s3cache.stores.memory import MemoryStore
 from s3cache.stores.read_only import ReadOnlyStore
-from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 from tests.servers import Server
 from tests.store_conformance import OBJECTS, ReadConformance, StoreConformance
 from tests.wrappers import FaultyStore, LatencyStore, RecordingStore
@@ -23,12 +21,6 @@ class TestMemoryStore(StoreConformance):
     @pytest.fixture
     def store(self) -> ObjectStore:
         return MemoryStore()
-
-
-class TestDiskTier(StoreConformance):
-    @pytest.fixture
-    def store(self, tmp_path: Path) -> ObjectStore:
-        return DiskTier(tmp_path / "tier", 64 << 20)
 
 
 class TestBucketOnMoto(StoreConformance):

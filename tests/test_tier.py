@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from s3cache import tier as tiers
-from s3cache.digest import DIGEST_BYTES, digest_of, raw_digest_of
+from s3cache.digest import DIGEST_BYTES, raw_digest_of
 from s3cache.errors import DiskFull, DiskTierError
 from s3cache.tier import DiskTier
 from tests import dying, writers
@@ -63,13 +63,6 @@ def assert_usage_is_right_after_a_change(root: Path, limit: int) -> None:
 def test_an_object_is_read_by_another_process_of_the_user(root: Path, tier: DiskTier) -> None:
     tier.write("packs/ab/abc", b"content")
     assert DiskTier(root, LIMIT).read("packs/ab/abc") == b"content"
-
-
-def test_an_object_is_read_against_the_digest_that_is_expected(tier: DiskTier) -> None:
-    tier.write("packs/ab/abc", b"content")
-    assert tier.read("packs/ab/abc", digest_of(b"content")) == b"content"
-    assert tier.read("packs/ab/abc", digest_of(b"another")) is None
-    assert tier.names() == []
 
 
 @pytest.mark.parametrize("position", [0, DIGEST_BYTES - 1, DIGEST_BYTES, -1])

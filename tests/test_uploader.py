@@ -24,8 +24,8 @@ from s3cache.machine import Machine
 from s3cache.manifest import Result
 from s3cache.spool import Put, Spool
 from s3cache.stores.breaker import BreakerStore
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 from tests.wrappers import FaultyStore, RecordingStore
 
 pytestmark = pytest.mark.anyio

@@ -18,9 +18,9 @@ from s3cache.pack import Pack, PackFrame
 from s3cache.prelude import Prelude
 from s3cache.profile import Segment
 from s3cache.stores.base import Listed
-from s3cache.stores.memory import MemoryStore
 from s3cache.tier import DiskTier
 from s3cache.verification import Finding, Verdict, verify
+from tests.memory import MemoryStore
 from tests.test_collection import Damaging
 from tests.wrappers import RecordingStore
 from tests.writers import content_of

@@ -9,9 +9,9 @@ import anyio
 
 from s3cache.errors import StoreError
 from s3cache.stores.base import Listed, ObjectStore
-from s3cache.stores.memory import MemoryStore
 from s3cache.stores.wrapper import WrapperStore
 from s3cache.tier import DiskTier
+from tests.memory import MemoryStore
 
 T = TypeVar("T")
 

@@ -99,7 +99,7 @@ def _look_into(bucket: Bucket) -> tuple[int, int]:
     @cache
     def grown(place: Place) -> bytes:
         data = packs[f"packs/{place.pack.hex()}"][place.offset : place.offset + place.length]
-        return frame.decompress(data)
+        return frame.decompress(data, frame.MAX_CONTENT_BYTES)
 
     manifests = dangling = 0
     for _, data in bucket.objects("manifests/"):

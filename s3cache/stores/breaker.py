@@ -11,7 +11,6 @@ import anyio
 
 from s3cache.errors import Corrupt, ObjectAbsent, StoreError, Unreachable
 from s3cache.stores.base import Listed, ObjectStore
-from s3cache.stores.wrapper import WrapperStore
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ LONGEST_COOLDOWN_SECONDS = 30.0
 _JITTER = 0.25
 
 
-class BreakerStore(WrapperStore):
+class BreakerStore(ObjectStore):
     """Stops asking `inner` when it fails again and again; half open, one request at a time probes it.
 
     Those that come meanwhile wait for what becomes of the probe. What failed says why for as long as the
@@ -37,7 +36,7 @@ class BreakerStore(WrapperStore):
     """
 
     def __init__(self, inner: ObjectStore, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(inner)
+        self._inner = inner
         self._clock = clock
         self._circuits: dict[Direction, _Circuit] = {
             "read": _Circuit("read"),
@@ -60,24 +59,24 @@ class BreakerStore(WrapperStore):
 
     async def get(self, name: str, part: range | None = None) -> bytes:
         """Return an object, or a part of it. Raises what opened the breaker while it is open."""
-        return await self._attempt("read", lambda: self.inner.get(name, part))
+        return await self._attempt("read", lambda: self._inner.get(name, part))
 
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object. Raises what opened the breaker while it is open."""
-        return await self._attempt("write", lambda: self.inner.create(name, data))
+        return await self._attempt("write", lambda: self._inner.create(name, data))
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:
         """Yield objects. Raises what opened the breaker while it is open."""
 
         async def collect() -> list[Listed]:
-            return [listed async for listed in self.inner.list(prefix)]
+            return [listed async for listed in self._inner.list(prefix)]
 
         for listed in await self._attempt("list", collect):
             yield listed
 
     async def delete(self, name: str) -> None:
         """Delete an object. Raises what opened the breaker while it is open."""
-        await self._attempt("delete", lambda: self.inner.delete(name))
+        await self._attempt("delete", lambda: self._inner.delete(name))
 
     async def _attempt(self, direction: Direction, request: Callable[[], Awaitable[T]]) -> T:
         circuit = self._circuits[direction]

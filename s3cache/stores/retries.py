@@ -5,7 +5,7 @@ AT_FIRST = 10.0
 
 
 class Retries:
-    """Allows AT_FIRST retries, and one more for every 1 / SHARE requests."""
+    """Allows AT_FIRST retries; one that was made is allowed again after 1 / SHARE requests."""
 
     def __init__(self) -> None:
         self._left = AT_FIRST

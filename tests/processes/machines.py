@@ -248,7 +248,7 @@ class Bucket:
             return manifest.content_of(member, None)
         place = found.frames[member.frame]
         pack = self._get(client, f"packs/{place.pack.hex()}")
-        grown = frame.decompress(pack[place.offset : place.offset + place.length])
+        grown = frame.decompress(pack[place.offset : place.offset + place.length], place.size)
         return manifest.content_of(member, grown)
 
     def _get(self, client: Any, name: str) -> bytes:
