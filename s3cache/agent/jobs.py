@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch-s3cache", "torch", "triton", "aioboto3")
 
+PROFILE_SECONDS = 3.0
+"""How long, from the begin of a run on, an answer may wait for a profile that is still being read."""
 KEPT_SECONDS = 60.0
 """How long a run is kept whose processes have all ended: another one may follow."""
 
@@ -52,6 +54,11 @@ class Run:
         self.pinned: int | None = None
         """How many entries it sees, if it is pinned."""
         self._untold: str | None = None
+
+    async def until_profile_is_read(self) -> None:
+        """Wait for the profile, until PROFILE_SECONDS after the begin of the run at most."""
+        with anyio.move_on_after(self.started + PROFILE_SECONDS - time.monotonic()):
+            await self.prefetch.read.wait()
 
     def enter(self) -> None:
         """Count a process that has connected."""

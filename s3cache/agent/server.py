@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import anyio
-import msgspec
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -19,6 +18,7 @@ from s3cache import leases, ledger, names, view
 from s3cache.agent import protocol, views
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs, Run, versions
+from s3cache.agent.look_ups import LookUps
 from s3cache.agent.segments import SegmentWriter
 from s3cache.agent.uploader import Uploader
 from s3cache.cache import Cache
@@ -26,17 +26,12 @@ from s3cache.counts import HighestCounts
 from s3cache.errors import (
     Corrupt,
     DiskTierError,
-    ObjectAbsent,
-    Removed,
     S3CacheError,
     SettingsError,
-    StoreError,
-    Unreachable,
     Untrusted,
 )
 from s3cache.ledger import Event
 from s3cache.machine import Machine, gpus
-from s3cache.namespaces import Rule, rule_of
 from s3cache.prefetch import bring, open_profile, worth_fetching
 from s3cache.prelude import useful_bytes
 from s3cache.settings import Settings
@@ -51,20 +46,15 @@ LINGER_SECONDS = 0.5
 """How long the agent stays when no job is left, since the next one may be about to start."""
 TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
-PROFILE_SECONDS = 3.0
-"""How long, from the begin of a run on, an answer may wait for a profile that is still being read."""
 NICENESS = 19
 """A job that computes comes before uploads; until there are any, what it waits for is not held up."""
 VIEW_SECONDS = 1.0
 """How long an answer may wait for a view that is still to be decided."""
 LEASE_AFTER_SECONDS = 60.0
 """How often a job that goes on has its profile's lease looked after."""
-VARIANTS_AHEAD = 4
-"""Slots that are looked at together with the first one of a key that has variants."""
 GIVE_UP_SECONDS = 60.0
 """How long it does so when no job is left; the rest waits for the next start on this machine."""
 _CREDENTIALS = struct.Struct("3i")
-_SLOW = "{}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
 
 
 async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
@@ -113,6 +103,7 @@ class Agent:
         counts = settings.tier_directory / "counts" / self._keyring.trusted_id
         self._counts = HighestCounts(counts, settings.access)
         self._cache = Cache(self._objects, self._tier, self._machine, self._keyring, writer)
+        self._look_ups = LookUps(settings.url, self._cache, group)
         self.jobs = Jobs(self._keyring)
         self._signing_failure: SettingsError | None = None
         self._knows_whether_it_signs = anyio.Event()
@@ -235,7 +226,7 @@ class Agent:
         match request:
             case protocol.Lookup(namespace, key, slot):
                 with run.ledger.timed("look-up", f"{namespace} {key} {slot}") as event:
-                    event.outcome = found = await self._look_up(run, request)
+                    event.outcome = found = await self._look_ups.answer(run, request)
                 return protocol.Found(found, self._warning(run))
             case protocol.Hit(namespace, key, slot, opened, seconds):
                 counts = run.ledger.namespaces[namespace]
@@ -259,8 +250,7 @@ class Agent:
                 if self.uploader:
                     self.uploader.wake()
             case protocol.ProfileOf(prefix):
-                with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
-                    await run.prefetch.read.wait()
+                await run.until_profile_is_read()
                 return protocol.Profile(run.profile.keys(prefix))
             case protocol.ViewOf():
                 if run.decided is None:
@@ -293,74 +283,6 @@ class Agent:
         came = [place.name for place in reference.places] if reference else []
         came = came or [run.profile.segment_of(name) or name]
         return any(self._cache.downloaded.get(held, 0.0) > run.started for held in [name, *came])
-
-    async def _look_up(self, run: Run, lookup: protocol.Lookup) -> protocol.Status:
-        found: protocol.Status | None = None
-        is_known = anyio.Event()
-
-        async def fill() -> None:
-            nonlocal found
-            found = await self._fill(run, lookup)
-            is_known.set()
-
-        # A download goes on when nobody waits for it any more: the next start will need it.
-        self._group.start_soon(fill)
-        with anyio.move_on_after(lookup.deadline - time.monotonic()):
-            await is_known.wait()
-        if found is None:
-            run.warn(Unreachable(_SLOW.format(self._settings.url)))
-        return found or "unavailable"
-
-    async def _fill(self, run: Run, lookup: protocol.Lookup) -> protocol.Status:
-        # What the profile names needs no request for a manifest, and is on its way.
-        with anyio.move_on_after(run.started + PROFILE_SECONDS - time.monotonic()):
-            await run.prefetch.read.wait()
-        namespace, key, slot = lookup.namespace, lookup.key, lookup.slot
-        name = names.manifest_name(namespace, key, slot)
-        known = run.profile.find(name)
-        try:
-            if known:
-                try:
-                    await self._cache.bring(known.manifest, lookup.members)
-                    return "ready"
-                except (ObjectAbsent, Corrupt) as error:
-                    logger.warning("%s is not where the profile says: %s", known.name, error)
-            if name in run.found_absent:
-                run.found_absent.remove(name)
-                return "absent"
-            if (
-                slot
-                and rule_of(namespace) is not Rule.FIRST
-                and _is_in(run.profile, namespace, key, slot - 1)
-            ):
-                # Values that grow are all read, each time; the profile has those that its job knew.
-                return "absent"
-            manifest = await self._cache.manifest(namespace, key, slot)
-            if slot == 0 and manifest.variant:
-                self._group.start_soon(self._look_ahead, run, lookup)
-            await self._cache.fill(manifest, slot, lookup.members)
-        except ObjectAbsent:
-            return "absent"
-        except Removed:
-            return "unusable"
-        except Corrupt as error:
-            logger.warning("%s %s slot %d is skipped: %s", namespace, key, slot, error)
-            return "unusable"
-        except (StoreError, DiskTierError) as error:
-            run.warn(error)
-            return "unavailable"
-        return "ready"
-
-    async def _look_ahead(self, run: Run, lookup: protocol.Lookup) -> None:
-        """Bring the next variants while the first one comes: its guards may not hold."""
-
-        async def look(slot: int) -> None:
-            if await self._fill(run, msgspec.structs.replace(lookup, slot=slot)) == "absent":
-                run.found_absent.add(names.manifest_name(lookup.namespace, lookup.key, slot))
-
-        async with anyio.create_task_group() as group:
-            for slot in range(1, 1 + VARIANTS_AHEAD):
-                group.start_soon(look, slot)
 
     def _warning(self, run: Run) -> str | None:
         if self._cache.tier_failure:
@@ -470,10 +392,6 @@ def _peer(stream: SocketStream) -> int:
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid: int = _CREDENTIALS.unpack(credentials)[0]
     return pid
-
-
-def _is_in(profile: JobProfile, namespace: str, key: str, slot: int) -> bool:
-    return profile.find(names.manifest_name(namespace, key, slot)) is not None
 
 
 def _toolchain() -> dict[str, str]:
