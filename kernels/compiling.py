@@ -28,12 +28,11 @@ class Job(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What came of a job: the hash of the kernel and the size of its binary, or the error."""
+    """What came of a job: the hash of the kernel, or the error."""
 
     job: Job
     title: str
     digest: str = ""
-    binary_bytes: int = 0
     error: str = ""
 
 
@@ -123,7 +122,7 @@ def compile_one(job: Job) -> Compiled:
             compiled = function.warmup(
                 grid=(1,), **_arguments(function, declaration), **constants, **options
             )
-        return Compiled(job, title, compiled.hash, len(compiled.kernel))
+        return Compiled(job, title, compiled.hash)
     except Exception as error:
         last = traceback.format_exception_only(error)[-1].strip()
         return Compiled(job, title, error=last)

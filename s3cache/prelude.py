@@ -37,7 +37,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Prelude)
 
 
-def choose(frames: Iterable[PackFrame], room: int = PRELUDE_BYTES) -> list[PackFrame]:
+def choose(frames: Iterable[PackFrame], room: int) -> list[PackFrame]:
     """Return the first of the frames, as many as there is room for."""
     chosen: dict[str, PackFrame] = {}
     for packed in frames:

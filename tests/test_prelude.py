@@ -38,12 +38,12 @@ def test_it_comes_back_as_it_was_encoded() -> None:
 
 def test_the_first_frames_that_fit_are_chosen() -> None:
     given = frames(MIB, 5 * MIB, 2 * MIB, 2 * MIB, 10)
-    assert prelude.choose(given) == [given[0], given[2], given[4]]
+    assert prelude.choose(given, PRELUDE_BYTES) == [given[0], given[2], given[4]]
 
 
 def test_a_frame_that_is_named_twice_is_chosen_once() -> None:
     given = frames(10, 20)
-    assert prelude.choose([*given, *given]) == given
+    assert prelude.choose([*given, *given], PRELUDE_BYTES) == given
 
 
 @given(sizes=st.lists(st.integers(1, 2 * MIB), max_size=300), segment=st.integers(0, 5 * MIB))

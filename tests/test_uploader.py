@@ -47,7 +47,7 @@ class Agent:
         self.tier = DiskTier(folder / "tier", 1 << 30)
         cache = Cache(objects, self.tier, Machine(), NO_KEYS)
         segments = SegmentWriter(cache, objects, self.tier, self.jobs, HighestCounts(folder / "counts"), {})
-        self.uploader = Uploader(self.spool, cache, objects, self.jobs, segments)
+        self.uploader = Uploader(self.spool, cache, objects, self.jobs, segments, lambda: None)
 
     def put(self, *keys: str, namespace: str = "ns") -> None:
         """Spool results as a job does."""

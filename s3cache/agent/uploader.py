@@ -46,7 +46,7 @@ class Uploader:
         objects: BreakerStore,
         jobs: Jobs,
         segments: SegmentWriter,
-        before_first: Callable[[], object] = lambda: None,
+        before_first: Callable[[], object],
     ) -> None:
         """`before_first` is called once, before the first result is stored."""
         self._spool = spool
