@@ -44,6 +44,7 @@ from s3cache.stores.base import Listed, ObjectStore
 from s3cache.stores.retries import Retries
 
 T = TypeVar("T")
+_Asking = Callable[[Callable[[], None]], Awaitable[T]]
 
 LAYOUT = "v1"
 CONNECTIONS = 64
@@ -126,6 +127,8 @@ class Bucket(ObjectStore):
         self._client: Any = None
         self._failure: S3CacheError | None = None
         self._retries = Retries()
+        # Those that are late have not failed: they take none from those that have.
+        self._hedges = Retries()
 
     async def __aenter__(self) -> Self:
         config = AioConfig(
@@ -159,11 +162,11 @@ class Bucket(ObjectStore):
         """
         bounds = {"Range": f"bytes={part.start}-{part.stop - 1}"} if part is not None else {}
 
-        async def request(begun: anyio.Event) -> bytes:
+        async def request(begin: Callable[[], None]) -> bytes:
             async with self._request("GET", " ".join([name, *bounds.values()])) as (client, event, scope):
                 limit = _most_bytes(name) if part is None else len(part)
                 response = await client.get_object(Bucket=self._bucket, Key=self._prefix + name, **bounds)
-                begun.set()
+                begin()
                 async with response["Body"]:
                     size = response.get("ContentLength", 0)
                     if size > limit:
@@ -181,7 +184,7 @@ class Bucket(ObjectStore):
     async def create(self, name: str, data: bytes) -> bool:
         """Create an object; return False when there is one already."""
 
-        async def request(_: anyio.Event) -> None:
+        async def request(_: Callable[[], None]) -> None:
             async with self._request("PUT", name, len(data)) as made:
                 made.event.bytes = len(data)
                 await made.client.put_object(
@@ -198,10 +201,10 @@ class Bucket(ObjectStore):
         """Yield the objects whose names begin with `prefix`; those of one folder come sorted."""
         page_of = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
 
-        async def request(begun: anyio.Event) -> tuple[list[Listed], str | None]:
+        async def request(begin: Callable[[], None]) -> tuple[list[Listed], str | None]:
             async with self._request("LIST", prefix) as made:
                 page = await made.client.list_objects_v2(**page_of)
-                begun.set()
+                begin()
                 listed = [
                     Listed(item["Key"][len(self._prefix) :], item["Size"], item["LastModified"].timestamp())
                     for item in page.get("Contents", ())
@@ -219,45 +222,55 @@ class Bucket(ObjectStore):
     async def delete(self, name: str) -> None:
         """Delete an object."""
 
-        async def request(_: anyio.Event) -> None:
+        async def request(_: Callable[[], None]) -> None:
             async with self._request("DELETE", name) as made:
                 await made.client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
 
         await self._twice(request)
 
-    async def _twice(self, request: Callable[[anyio.Event], Awaitable[T]], late: float = math.inf) -> T:
+    async def _twice(self, request: _Asking[T], late: float = math.inf) -> T:
         """Make a request, which says when its answer begins, and make it again when that may help.
 
         Beside the first one when its answer does not begin within `late` seconds, or after it has failed.
+        The one whose answer begins first goes on alone.
         """
         answers: list[T] = []
         failures: list[S3CacheError] = []
+        asking: list[anyio.CancelScope] = []
         begun, ended = anyio.Event(), anyio.Event()
 
-        async def ask(scope: anyio.CancelScope) -> None:
-            try:
-                answers.append(await request(begun))
-                scope.cancel()
-            except (Unreachable, Busy, _Conflict) as error:
-                failures.append(error)
-            except S3CacheError as error:
-                failures.append(error)
-                scope.cancel()
+        async def ask(whole: anyio.CancelScope) -> None:
+            def begin() -> None:
+                begun.set()
+                for other in asking:
+                    if other is not scope:
+                        other.cancel()
+
+            with anyio.CancelScope() as scope:
+                asking.append(scope)
+                try:
+                    answers.append(await request(begin))
+                    whole.cancel()
+                except (Unreachable, Busy, _Conflict) as error:
+                    failures.append(error)
+                except S3CacheError as error:
+                    failures.append(error)
+                    whole.cancel()
             begun.set()
             ended.set()
 
         self._retries.earn()
+        self._hedges.earn()
         async with anyio.create_task_group() as group:
             group.start_soon(ask, group.cancel_scope)
             with anyio.move_on_after(late):
                 await begun.wait()
-            if begun.is_set():
+            if begun.is_set() or not self._hedges.take():
                 await ended.wait()
-            is_over = group.cancel_scope.cancel_called or self._failure
-            if not is_over and self._retries.take():
-                if ended.is_set():
-                    await anyio.sleep(random.uniform(0.0, PAUSE_SECONDS))  # noqa: S311
-                group.start_soon(ask, group.cancel_scope)
+                if group.cancel_scope.cancel_called or self._failure or not self._retries.take():
+                    group.cancel_scope.cancel()
+                await anyio.sleep(random.uniform(0.0, PAUSE_SECONDS))  # noqa: S311
+            group.start_soon(ask, group.cancel_scope)
         if answers:
             return answers[0]
         raise failures[-1].with_traceback(None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import anyio
 
 from s3cache import names
-from s3cache.errors import Corrupt, ObjectAbsent
+from s3cache.errors import Corrupt, ObjectAbsent, Removed
 from s3cache.machine import Machine
 from s3cache.manifest import MAX_SLOTS, Manifest
 from s3cache.read_through import ReadThrough
@@ -29,7 +29,8 @@ def show(
 ) -> Sequence[Shown]:
     """Return what lies in a slot of a key, or in all, with a member of each that has it.
 
-    Raises StoreError when the bucket cannot be read, InvalidName for a bad name.
+    Raises StoreError when the bucket cannot be read, InvalidName for a bad name, Corrupt when all of it is
+    damaged.
     """
     names.check_namespace(namespace)
     return anyio.run(_show, settings, namespace, key, member, slot)
@@ -42,6 +43,7 @@ async def _show(
 
     machine = Machine()
     shown: list[Shown] = []
+    damage: Corrupt | None = None
     async with Bucket(settings.url) as bucket:
         cache = ReadThrough(bucket, open_tier(settings), machine, settings.keyring())
         for slot in range(MAX_SLOTS) if only is None else [only]:
@@ -52,7 +54,12 @@ async def _show(
                     content = (await cache.entry(manifest, slot, [member])).members[member]
             except ObjectAbsent:
                 break
-            except Corrupt:
+            except Removed:
+                continue
+            except Corrupt as error:
+                damage = error
                 continue
             shown.append(Shown(slot, manifest, machine.may_meet(manifest.requires), content))
+    if not shown and damage:
+        raise damage
     return shown

@@ -151,6 +151,7 @@ def stub(module_stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Stub:
 def bucket(stub: Stub, module_bucket: Bucket) -> Bucket:
     """A bucket on the stub that has made nothing again yet."""
     module_bucket._retries = Retries()
+    module_bucket._hedges = Retries()
     return module_bucket
 
 
@@ -476,6 +477,35 @@ async def test_the_first_answer_to_two_reads_counts_whichever_that_is(
     with anyio.fail_after(2.0):
         await fails(bucket.get("packs/abc"), ObjectAbsent)
     assert len(stub.requests) == 2
+
+
+async def test_reads_that_are_late_leave_others_their_retries(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "LATE_SECONDS", 0.05)
+    monkeypatch.setattr(buckets, "PAUSE_SECONDS", 0.0)
+    stub.answers = [None, Answer(200, b"content")] * 12
+    for _ in range(10):
+        assert await bucket.get("packs/abc") == b"content"
+    stub.answers = [Answer(500), Answer(200)]
+    assert await bucket.create("packs/abc", b"content")
+
+
+async def test_of_two_reads_the_one_whose_answer_begins_first_goes_on_alone(
+    stub: Stub, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = Ledger()
+    ledger.charge(counts)
+    counts.events = []
+    monkeypatch.setattr(buckets, "LATE_SECONDS", 0.05)
+    stub.byte_seconds = 0.05
+    stub.answers = [None]
+    stub.answer = Answer(200, b"content")
+    assert await bucket.get("packs/abc") == b"content"
+    assert [event.outcome for event in counts.events] == ["CancelledError", ""]
+    # The first was cancelled when the second began to answer.
+    assert counts.events[1].end - counts.events[0].end > 0.2
+    assert not counts.faults
 
 
 async def test_content_that_takes_long_is_asked_for_once(

@@ -437,3 +437,11 @@ def test_a_damaged_reference_is_found_nowhere_and_hides_nothing(tier: DiskTier, 
     later = new_start(made(job, tier), damaged)
     assert later.find("manifests/ns/a/0") == Reference(0, built)
     assert later.keys("ns") == [("ns", "a")]
+
+
+def test_what_was_forgotten_and_is_used_again_is_new(job: JobProfile) -> None:
+    job.add("ns", "key", 0)
+    job.forget({*job.new})
+    assert not job.new
+    job.add("ns", "key", 0)
+    assert job.new == {names.manifest_name("ns", "key", 0)}

@@ -250,6 +250,22 @@ async def test_a_prelude_is_thought_of_once_while_nothing_is_new(
         await machine.end()
 
 
+async def test_a_prelude_of_a_part_is_thought_of_again_once_all_is_there(bucket: Bucket) -> None:
+    keys = list(KERNELS)
+    first = await start(bucket, *keys)
+    whole = bucket.memory.objects.pop(first.prelude)
+    machine = bucket.new_machine()
+    opened = await open_profile(machine.cache, machine._store, machine.job.prefix)
+    machine.job.learn(opened.segments)
+    machine.job.prelude_bytes = 0
+    await machine.end()
+    assert len(bucket.memory.objects.get(first.prelude, b"")) < len(whole)
+    await machine.warm()
+    machine.job.prelude_bytes = 0
+    await machine.end()
+    assert bucket.memory.objects[first.prelude] == whole
+
+
 async def test_a_fresh_machine_writes_a_prelude_that_is_absent(bucket: Bucket) -> None:
     first = await start(bucket, *KERNELS)
     written = bucket.memory.objects.pop(first.prelude)

@@ -72,9 +72,14 @@ def _install_package(wrapped: Callable[..., Any], package: Any, args: Any, kwarg
 @guarded
 def _take_out(package: Any) -> None:
     """Undo what an install has done until it failed."""
-    # It notes a name each time that it sets it, and stumbles over one that it takes out twice.
+    # It notes a name each time that it sets it, and stumbles over one that it takes out twice. Names of
+    # modules are those of other packages, too, which cannot do without.
     package._installed_globals = {
-        module: [name for name in dict.fromkeys(noted) if name in vars(module)]
+        module: [
+            name
+            for name in dict.fromkeys(noted)
+            if name in vars(module) and not isinstance(vars(module)[name], ModuleType)
+        ]
         for module, noted in package._installed_globals.items()
     }
     package.uninstall()

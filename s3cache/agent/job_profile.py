@@ -147,6 +147,8 @@ class JobProfile:
         """Leave out of the next segment what the bucket has no more."""
         for name in gone:
             self._new.pop(name, None)
+            # Whoever makes it again, or finds it here, uses it for the first time.
+            self._used.discard(catalog.short_digest(name))
 
     def next_segment(self, tier: DiskTier, writer: dict[str, str]) -> Segment | None:
         """Return the next segment, or None when nothing is new. `learn` it once stored."""

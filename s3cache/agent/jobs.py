@@ -44,15 +44,16 @@ class Run:
         """Slots that were looked at ahead of being asked for; said once."""
         self.has_spoken = False
         """Whether one of its processes ever connected."""
-        self.processes = 0
-        self.left: float | None = None
-        """When the last of its processes did, by the monotonic clock."""
+        self.over_since: float | None = None
+        """When it was first seen that none of its processes is left, by the monotonic clock."""
         self.decided: anyio.Event | None = None
         """Set when it was decided what it sees on this machine; None: nobody asked."""
         self.view: bytes | None = None
         """What it sees on this machine."""
         self.pinned: int | None = None
         """How many entries it sees, if it is pinned."""
+        self._pids: set[int] = set()
+        self._written = b""
         self._untold: str | None = None
 
     async def until_profile_is_read(self) -> None:
@@ -60,18 +61,16 @@ class Run:
         with anyio.move_on_after(self.started + PROFILE_SECONDS - time.monotonic()):
             await self.prefetch.read.wait()
 
-    def enter(self) -> None:
-        """Count a process that has connected."""
+    def enter(self, pid: int) -> None:
+        """Note a process that has connected."""
         self.has_spoken = True
-        self.processes += 1
-        self.left = None
+        self._pids.add(pid)
 
-    def leave(self) -> None:
-        """Count a process that is gone, and write the report."""
-        self.processes -= 1
-        if not self.processes:
-            self.left = time.monotonic()
-        self.write_report()
+    def is_over(self) -> bool:
+        """Return whether all that have connected are gone; one that is there may connect again."""
+        # One of another container has no number here.
+        self._pids = {pid for pid in self._pids if not pid or Path(f"/proc/{pid}").exists()}
+        return self.has_spoken and not self._pids
 
     def warn(self, error: S3CacheError) -> None:
         """Note what is wrong: the first time for the job to be told, which happens once."""
@@ -96,12 +95,13 @@ class Run:
             "machine": fingerprint(),
         }
         data = json.dumps(report, indent=2).encode() + b"\n"
-        if self.report is not None:
+        if self.report is not None and data != self._written:
             unfinished = self.report.with_name(f".{self.report.name}.{os.getpid()}")
             try:
                 self.report.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.write_bytes(data)
                 unfinished.rename(self.report)
+                self._written = data
             except OSError as error:
                 why = f"{self.report} cannot be written: {error.strerror}; set S3CACHE_REPORT"
                 self.warn(DiskTierError(why))
@@ -121,15 +121,22 @@ class Jobs:
         run = self.runs.get((hello.run, hello.job))
         if run is None:
             run = self.runs[hello.run, hello.job] = Run(hello.run, self.profile(hello.job))
-        if hello.report:
-            run.report = Path(hello.report)
+            run.report = Path(hello.report) if hello.report else None
+            for earlier in self.runs.values():
+                # The report that is there is that of the last run that was to write it.
+                if earlier is not run and earlier.report == run.report:
+                    earlier.report = None
         return run
 
     def forget_ended(self) -> None:
-        """Forget each run that has had no process for a while, and write its report for the last time."""
-        long_ago = time.monotonic() - KEPT_SECONDS
+        """Forget each run that has been over for a while, and write its report for the last time."""
+        now = time.monotonic()
         for name, run in list(self.runs.items()):
-            if run.left is not None and run.left < long_ago:
+            if not run.is_over():
+                run.over_since = None
+            elif run.over_since is None:
+                run.over_since = now
+            elif now - run.over_since > KEPT_SECONDS:
                 run.write_report()
                 del self.runs[name]
 

@@ -161,7 +161,8 @@ class SegmentWriter:
         if chosen and useful >= 2 * job.prelude_bytes:
             await self._replace(names.prelude_name(job.prefix), prelude.encode(made))
             job.prelude_bytes = useful
-        job.weighed = frozenset(segments)
+        if len(made.frames) == len(chosen):
+            job.weighed = frozenset(segments)
 
     async def _replace(self, name: str, data: bytes) -> None:
         # Who is cancelled in between leaves none: a start that finds none writes one.

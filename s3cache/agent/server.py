@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from s3cache import leases, ledger, names, view
+from s3cache import leases, ledger, names, profile, view
 from s3cache.agent import protocol, views
 from s3cache.agent.job_profile import JobProfile
 from s3cache.agent.jobs import Jobs, Run, versions
@@ -32,7 +32,7 @@ from s3cache.errors import (
 )
 from s3cache.ledger import Event
 from s3cache.machine import Machine, gpus
-from s3cache.prefetch import bring, open_profile, worth_fetching
+from s3cache.prefetch import Opened, bring, open_profile, worth_fetching
 from s3cache.prelude import useful_bytes
 from s3cache.settings import Settings
 from s3cache.spool import Spool
@@ -131,9 +131,10 @@ class Agent:
                     request = await _receive(received)
                     if isinstance(request, protocol.Hello):
                         run = await self.welcome(request)
-                        run.enter()
+                        pid = _peer(stream)
+                        run.enter(pid)
                         now = time.monotonic()
-                        run.ledger.keep(Event("process", f"{_peer(stream)} connects", now, now))
+                        run.ledger.keep(Event("process", f"{pid} connects", now, now))
                     elif run is not None:
                         reply = await self._answer(request, run)
                         if reply is not None:
@@ -145,7 +146,7 @@ class Agent:
         finally:
             self._leave()
             if run is not None:
-                run.leave()
+                run.write_report()
 
     async def welcome(self, hello: protocol.Hello) -> Run:
         """Return the run of a process, and begin to prefetch if nobody did for its job of late."""
@@ -299,6 +300,7 @@ class Agent:
         copies: dict[str, bytes] = {}
         with anyio.move_on_after(self._settings.deadline_seconds) as deadline:
             try:
+                seen = self._counts.of(job.prefix)
                 with run.ledger.timed("prefetch", "profile"):
                     opened = await open_profile(self._cache, self._objects, job.prefix)
                     job.learn(opened.segments)
@@ -307,7 +309,7 @@ class Agent:
                     if opened.prelude and job.segments:
                         job.prelude_bytes = useful_bytes(opened.prelude, job.segments)
                         copies = opened.prelude.frames
-                    self._compare_counts(run, opened.is_whole)
+                    self._compare_counts(run, opened, seen)
             except S3CacheError as error:
                 run.warn(error)
             finally:
@@ -331,17 +333,17 @@ class Agent:
         # At the end, a container is gone before its agent.
         await self._leave_lease(job)
 
-    def _compare_counts(self, run: Run, is_whole: bool) -> None:
+    def _compare_counts(self, run: Run, opened: Opened, seen: int) -> None:
         """Say so when a profile has counted further before: what came since was taken away."""
         job = run.profile
         if not self._keyring.trusted:
             # Anybody can count.
             return
-        seen = self._counts.of(job.prefix)
-        if is_whole and job.segments and job.highest_count < seen:
+        count = profile.highest_count(opened.segments.values())
+        if opened.is_whole and opened.segments and count < seen:
             run.warn(
                 Untrusted(
-                    f"{self._settings.url}: the profile of {job.job} counts {job.highest_count}, {seen} "
+                    f"{self._settings.url}: the profile of {job.job} counts {count}, {seen} "
                     "was seen: it was removed and recorded anew, or somebody put an older one back. It is "
                     "used, since it is signed. If it was removed, remove "
                     f"{self._counts.path(job.prefix)}; if not, see who may write the bucket"
