@@ -1,6 +1,7 @@
 """The bar on a terminal: when it is there, and that it takes nothing from what runs beside it."""
 
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -24,11 +25,11 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def text(screen: int) -> str:
-    os.set_blocking(screen, False)
-    try:
-        return os.read(screen, 100_000).decode()
-    except BlockingIOError:
-        return ""
+    seen = b""
+    # What was written to a terminal comes out of it a moment later.
+    while select.select([screen], [], [], 0.2)[0]:
+        seen += os.read(screen, 100_000)
+    return seen.decode()
 
 
 def test_bar_follows_and_ends_where_the_prefetch_does(screen: int) -> None:
