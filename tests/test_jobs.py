@@ -37,7 +37,7 @@ def test_a_start_long_after_the_last_one_has_a_prefetch_of_its_own(clock: list[f
     first.prefetch.end()
     clock[0] += job_profile.OLD_SECONDS + 1
     second = known.run(Hello("second", "job", None))
-    assert not second.prefetch.is_begun
+    assert second.prefetch is not first.prefetch
     assert known.run(Hello("first", "job", None)).prefetch is first.prefetch
     assert known.run(Hello("third", "job", None)).prefetch is second.prefetch
 
