@@ -10,12 +10,12 @@ import click
 
 from s3cache import client as clients
 from s3cache import fleet
-from s3cache.errors import S3CacheError
 from s3cache.kernels.compiling import Compiled, Job, compile_all, jobs_of
 from s3cache.kernels.target import Target
 from s3cache.machine import platform_tag
 from s3cache.names import KERNELS_JOB
 from s3cache.settings import Mode, Settings
+from s3cache.terminal import said_errors
 
 LIBRARY = tuple(
     f"s3cache.kernels.library.{name}" for name in ("cross_entropy", "matmul", "norms", "rope", "swiglu")
@@ -57,7 +57,8 @@ def compile_kernels(
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise click.UsageError("with TRITON_INTERPRET set nothing is compiled: unset it")
     if push or check:
-        settings = _settings()
+        with said_errors():
+            settings = Settings.from_environment()
         if push and settings.refusal:
             raise click.UsageError(f"--push stores nothing: {settings.refusal}")
         if push and "triton" in settings.exclude:
@@ -115,19 +116,10 @@ def _push(client: clients.Client) -> None:
         raise click.ClickException(": ".join(["kernels may be missing in the bucket", *warnings]))
 
 
-def _settings() -> Settings:
-    try:
-        return Settings.from_environment()
-    except S3CacheError as error:
-        raise click.UsageError(str(error)) from error
-
-
 def _check(settings: Settings) -> None:
     """Hold the versions here against those of the machines with GPUs that wrote to the bucket."""
-    try:
+    with said_errors():
         known = [report for report in fleet.reports(settings) if report.has_gpus]
-    except S3CacheError as error:
-        raise click.ClickException(str(error)) from error
     python, triton = platform.python_version(), version("triton")
     others = [report for report in known if not report.finds(python, triton)]
     for report in others:

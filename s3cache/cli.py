@@ -14,10 +14,9 @@ import msgspec
 
 from s3cache.agent import protocol
 from s3cache.agent.address import TRACE_VARIABLE
-from s3cache.errors import S3CacheError
 from s3cache.names import KERNELS_JOB, printable
 from s3cache.settings import Mode, Settings, job_of
-from s3cache.terminal import bar, size
+from s3cache.terminal import bar, said_errors, size
 
 TRITON_CACHE_MANAGER = "s3cache.integration.triton.cache_manager:S3CacheManager"
 """For what uses Triton without torch, which would tell us."""
@@ -120,7 +119,8 @@ def warm(url: str | None, job: str | None, kernels: bool) -> None:
     if not jobs:
         raise click.UsageError("say whose profile to fetch: --job NAME, or S3CACHE_JOB, or --kernels")
     _set("S3CACHE_JOB", jobs[0])
-    settings = _settings()
+    with said_errors():
+        settings = Settings.from_environment()
     if settings.mode is Mode.OFF:
         click.echo("s3cache: off, by S3CACHE_MODE")
         return
@@ -133,11 +133,8 @@ def _fetch(settings: Settings) -> str:
     from s3cache.prefetch import Progress
 
     progress = Progress()
-    try:
-        with bar(lambda: progress):
-            warmed = warming.warm(settings, progress)
-    except S3CacheError as error:
-        raise click.ClickException(str(error)) from error
+    with said_errors(), bar(lambda: progress):
+        warmed = warming.warm(settings, progress)
     if warmed.entries:
         here = f"{warmed.entries} entries of {settings.job} are here"
     else:
@@ -159,11 +156,9 @@ def show(url: str | None, member: str | None, slot: int | None, namespace: str, 
     from s3cache import showing
 
     _set("S3CACHE_URL", url)
-    settings = _settings()
-    try:
+    with said_errors():
+        settings = Settings.from_environment()
         found = showing.show(settings, namespace, key, member, slot)
-    except S3CacheError as error:
-        raise click.ClickException(str(error)) from error
     if not found:
         where = f"{namespace} {key}" + ("" if slot is None else f" slot {slot}")
         raise click.ClickException(f"{settings.url} has nothing under {where}")
@@ -235,10 +230,3 @@ def _write_trace(trace: Path, facts: list[str], kept: protocol.Events | None, st
 def _set(name: str, value: str | None) -> None:
     if value:
         os.environ[name] = value
-
-
-def _settings() -> Settings:
-    try:
-        return Settings.from_environment()
-    except S3CacheError as error:
-        raise click.UsageError(str(error)) from error

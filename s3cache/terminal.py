@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: sizes, and how far a prefetch has come."""
+"""What a person at a terminal sees: errors, sizes, requests, and how far a prefetch has come."""
 
 import signal
 import sys
@@ -7,13 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
+from s3cache.errors import S3CacheError, SettingsError
+
 if TYPE_CHECKING:
     from s3cache.agent.protocol import ProgressIs
+    from s3cache.ledger import Ledger
     from s3cache.prefetch import Progress
 
 PATIENCE_SECONDS = 0.5
 """A prefetch that is over by then shows no bar."""
 _STEP_SECONDS = 0.1
+
+
+@contextmanager
+def said_errors() -> Iterator[None]:
+    """End the command with what an error says: with 2 when it is of a setting, else with 1."""
+    try:
+        yield
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    except S3CacheError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @contextmanager
@@ -39,8 +55,6 @@ def bar(progress: "Callable[[], Progress | ProgressIs | None]") -> Iterator[None
 
 
 def _draw(progress: "Callable[[], Progress | ProgressIs | None]", is_left: threading.Event) -> None:
-    import click
-
     seconds = PATIENCE_SECONDS
     while not is_left.wait(seconds):
         now = progress()
@@ -58,6 +72,12 @@ def _draw(progress: "Callable[[], Progress | ProgressIs | None]", is_left: threa
                 break
             is_left.wait(_STEP_SECONDS)
             now = progress()
+
+
+def requests(ledger: "Ledger") -> str:
+    """Return how many requests were made, on one line."""
+    of = ledger.requests
+    return f"{of.LIST} LIST, {of.GET} GET, {of.PUT} PUT, {of.DELETE} DELETE"
 
 
 def size(count: int) -> str:

@@ -9,11 +9,10 @@ import click
 
 from s3cache import collection, ledger
 from s3cache.collection import Collected, Terms
-from s3cache.errors import S3CacheError, SettingsError
 from s3cache.inventory import Total
 from s3cache.ledger import Ledger
 from s3cache.settings import Mode, Settings
-from s3cache.terminal import size
+from s3cache.terminal import requests, said_errors, size
 
 DAY_SECONDS = 86_400
 HOUR_SECONDS = 3600
@@ -46,17 +45,13 @@ def gc(url: str, days: int, grace: int, keep: tuple[str, ...], delete: bool) -> 
     """
     counts = Ledger()
     terms = Terms(days * DAY_SECONDS, grace * HOUR_SECONDS, keep)
-    try:
+    with said_errors():
         # It needs no keys, nor a job.
         mode = os.environ.get("S3CACHE_MODE", "")
         settings = Settings.from_environment({"S3CACHE_URL": url, "S3CACHE_MODE": mode})
-        if delete:
-            refuse_unless_written("--delete", settings)
+        if delete and settings.mode is not Mode.READ_WRITE:
+            raise click.UsageError(f"--delete writes, and S3CACHE_MODE is {settings.mode.value}")
         collected = anyio.run(_collect, url, terms, delete, counts)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error
-    except S3CacheError as error:
-        raise click.ClickException(str(error)) from error
     for job in collected.absent:
         click.echo(f"s3cache: --keep {job}: no job of that name has a profile", err=True)
     for line in describe(collected, days, counts, delete=delete):
@@ -69,12 +64,6 @@ async def _collect(url: str, terms: Terms, delete: bool, counts: Ledger) -> Coll
     ledger.charge(counts)
     async with Bucket(url) as bucket:
         return await collection.collect(bucket, terms, delete=delete)
-
-
-def refuse_unless_written(option: str, settings: Settings) -> None:
-    """Raise UsageError, which names the option, when nothing may be written."""
-    if settings.mode is not Mode.READ_WRITE:
-        raise click.UsageError(f"{option} writes, and S3CACHE_MODE is {settings.mode.value}")
 
 
 def describe(collected: Collected, days: int, counts: Ledger, *, delete: bool) -> Iterable[str]:
@@ -93,13 +82,6 @@ def describe(collected: Collected, days: int, counts: Ledger, *, delete: bool) -
         yield f"condemned earlier, and not long enough ago: {_said(collected.waiting)}"
     yield f"{'' if delete else 'would be '}deleted: {_said(collected.going)}"
     yield f"s3cache: {requests(counts)}{'' if delete else '; nothing was changed, --delete does it'}"
-
-
-def requests(counts: Ledger) -> str:
-    """Return how many requests were made, on one line."""
-    return ", ".join(
-        f"{getattr(counts.requests, kind)} {kind}" for kind in ("LIST", "GET", "PUT", "DELETE")
-    )
 
 
 def _said(totals: list[Total]) -> str:

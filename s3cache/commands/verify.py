@@ -7,11 +7,10 @@ import anyio
 import click
 
 from s3cache import ledger, verification
-from s3cache.commands.gc import refuse_unless_written, requests
-from s3cache.errors import S3CacheError, SettingsError
 from s3cache.ledger import Ledger
 from s3cache.names import printable
-from s3cache.settings import Settings
+from s3cache.settings import Mode, Settings
+from s3cache.terminal import requests, said_errors
 from s3cache.verification import Finding, Verdict
 
 
@@ -51,15 +50,11 @@ def verify(url: str, sample: int | None, repair: bool) -> None:
     if repair and sample is not None:
         raise click.UsageError("--repair reads all: leave --sample away")
     counts = Ledger()
-    try:
+    with said_errors():
         settings = Settings.from_environment({**os.environ, "S3CACHE_URL": url})
-        if repair:
-            refuse_unless_written("--repair", settings)
+        if repair and settings.mode is not Mode.READ_WRITE:
+            raise click.UsageError(f"--repair writes, and S3CACHE_MODE is {settings.mode.value}")
         found = anyio.run(_verify, settings, sample, repair, counts)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error
-    except S3CacheError as error:
-        raise click.ClickException(str(error)) from error
     if not settings.trusted_keys:
         click.echo("s3cache: no signature was checked, since S3CACHE_TRUSTED_KEYS is not set", err=True)
     if not counts.requests.GET:
