@@ -53,6 +53,7 @@ async def _warm(settings: Settings, progress: Progress) -> Warmed:
             cache.drop_catalogs(prefix, but=segments)
             frames = worth_fetching(segments.values(), machine, settings.exclude, settings.disk_limit)
             await bring(cache, frames, progress, opened.prelude.frames if opened.prelude else None)
+            progress.is_over = True
             await leases.leave(bucket, tier, prefix, segments)
     if segments is None:
         raise Unreachable(

@@ -6,10 +6,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers import Server, moto, seaweedfs
 
 pytest.register_assert_rewrite("tests.store_conformance")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("s3cache", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("s3cache")
 
 BUCKET = "tests"
 _FOREIGN = ("AWS_", "S3CACHE_", "_S3CACHE_", "BOTO_", "XDG_")

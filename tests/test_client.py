@@ -138,7 +138,7 @@ def test_a_slow_bucket_that_gives_nothing_is_not_waited_for_long(
 ) -> None:
     agent.status = status
     assert seconds_of(patient, 100) < 1.5
-    assert 3 <= agent.asked <= 7
+    assert 1 < agent.asked <= 7
 
 
 def test_a_slow_bucket_that_gives_results_is_waited_for(patient: Client, agent: SlowAgent) -> None:

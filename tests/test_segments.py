@@ -302,12 +302,13 @@ async def test_a_start_that_could_not_read_the_profile_leaves_the_prelude(bucket
 async def test_a_profile_that_cannot_be_read_again_is_not_extended_now(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "READ_SECONDS", 0.1)
     machine = bucket.new_machine()
     await machine.use("kernel-00")
     for _ in range(100):
         bucket.faulty.fail("list", Busy("slow down"))
-    await machine.end()
+    with monkeypatch.context() as hurried:
+        hurried.setattr(segments, "READ_SECONDS", 0.1)
+        await machine.end()
     assert bucket.segments() == []
     bucket.faulty.forgive()
     await machine.end()

@@ -3,14 +3,17 @@
 import os
 import select
 import signal
-import time
+import threading
 from collections.abc import Iterator
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
 
 from s3cache import terminal
 from s3cache.prefetch import Progress
+
+WAIT_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -33,11 +36,18 @@ def text(screen: int) -> str:
 
 
 def test_bar_follows_and_ends_where_the_prefetch_does(screen: int) -> None:
-    progress = Progress()
-    with terminal.bar(lambda: progress):
-        for progress.bytes, progress.of in ((0, 0), (0, 4_000_000), (1_000_000, 4_000_000)):
-            time.sleep(0.25)
-        progress.bytes, progress.is_over = 4_000_000, True
+    shown = iter([Progress(0, 0), Progress(0, 4_000_000), Progress(1_000_000, 4_000_000)])
+    was_asked = threading.Event()
+
+    def ask() -> Progress:
+        try:
+            return next(shown)
+        except StopIteration:
+            was_asked.set()
+            return Progress(4_000_000, 4_000_000, is_over=True)
+
+    with terminal.bar(ask):
+        assert was_asked.wait(WAIT_SECONDS)
     seen = text(screen)
     assert seen.index("s3cache: 4.0 MB") < seen.index("  0%") < seen.index(" 25%") < seen.index("100%")
     assert seen.endswith("\n")
@@ -47,36 +57,45 @@ def test_bar_follows_and_ends_where_the_prefetch_does(screen: int) -> None:
     "progress", [None, Progress(4, 4, True), Progress(0, 0, False), Progress(0, 0, True)]
 )
 def test_no_bar_where_there_is_nothing_to_show(screen: int, progress: Progress | None) -> None:
-    asked = 0
+    was_asked = threading.Event()
 
     def ask() -> Progress | None:
-        nonlocal asked
-        asked += 1
+        was_asked.set()
         return progress
 
     with terminal.bar(ask):
-        time.sleep(0.3)
-    assert asked >= 1
+        assert was_asked.wait(WAIT_SECONDS)
     assert text(screen) == ""
 
 
 def test_signals_are_not_for_the_bar(screen: int) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     blocked: list[set[int]] = []
+    was_asked = threading.Event()
 
     def ask() -> None:
         blocked.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+        was_asked.set()
 
     with terminal.bar(ask):
-        time.sleep(0.3)
+        assert was_asked.wait(WAIT_SECONDS)
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     assert blocked == [set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}]
 
 
 def test_bar_is_gone_when_what_runs_beside_it_raises(screen: int) -> None:
+    was_drawn = threading.Event()
+    asked = count()
+
+    def ask() -> Progress:
+        # The second time, the first answer is on the screen.
+        if next(asked):
+            was_drawn.set()
+        return Progress(1, 4)
+
     def run() -> None:
-        with terminal.bar(lambda: Progress(1, 4)):
-            time.sleep(0.2)
+        with terminal.bar(ask):
+            assert was_drawn.wait(WAIT_SECONDS)
             raise LookupError
 
     with pytest.raises(LookupError):

@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks.bars import Number, table
 from benchmarks.compilers import write_shims
 from tests.integration.starts import Fleet, Start
-from tests.processes.stubs import refusing
+from tests.processes.stubs import REFUSING
 from tests.servers import Server, free_ports, seaweedfs
 
 BUCKET = "pinning"
@@ -117,7 +117,7 @@ class Lab:
         launcher += ["--master-addr", "127.0.0.1", "--master-port", str(port), "--node-rank"]
         machines = [
             (self.recorded.copy_of(self.ahead, "cache/tier"), {}),
-            (self.recorded.copy_of(self.behind, "cache/tier"), {"AWS_ENDPOINT_URL_S3": refusing()}),
+            (self.recorded.copy_of(self.behind, "cache/tier"), {"AWS_ENDPOINT_URL_S3": REFUSING}),
         ]
         settings = {"S3CACHE_PIN": pin, "S3CACHE_MODE": "read-only"}
         with ThreadPoolExecutor() as pool:

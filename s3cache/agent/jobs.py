@@ -44,6 +44,8 @@ class Run:
         """Slots that were looked at ahead of being asked for; said once."""
         self.has_spoken = False
         """Whether one of its processes ever connected."""
+        self.late: S3CacheError | None = None
+        """What is said of a result that did not come in time, unless the cause is known first."""
         self.over_since: float | None = None
         """When it was first seen that none of its processes is left, by the monotonic clock."""
         self.decided: anyio.Event | None = None
@@ -86,6 +88,8 @@ class Run:
 
     def write_report(self) -> bytes:
         """Return the report, as JSON, and write it to the file that the job named, if it did."""
+        if self.late:
+            self.warn(self.late)
         report = {
             "job": self.profile.job,
             **self.ledger.as_dict(),

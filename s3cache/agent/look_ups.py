@@ -43,8 +43,10 @@ class LookUps:
         with anyio.move_on_after(lookup.deadline - time.monotonic()):
             await is_known.wait()
         if found is None:
+            if run.late:
+                run.warn(run.late)
             late = f"{self._url}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
-            run.warn(Unreachable(late))
+            run.late = Unreachable(late)
         return found or "unavailable"
 
     async def _fill(self, run: Run, lookup: Lookup) -> Status:

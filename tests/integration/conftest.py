@@ -34,7 +34,8 @@ def new_fleet(seaweedfs_server: Server, tmp_path_factory: pytest.TempPathFactory
 
     def new() -> Fleet:
         url = f"s3://{BUCKET}/fleet-{next(numbers)}"
-        return Fleet(seaweedfs_server, url, tmp_path_factory.mktemp("fleet"), shims, tmp)
+        folder = tmp_path_factory.mktemp("fleet")
+        return Fleet(seaweedfs_server, url, folder, shims, tmp, is_unhurried=True)
 
     return new
 

@@ -20,10 +20,11 @@ from typing import Any
 from filelock import FileLock
 
 from benchmarks.compilers import LOG_VARIABLE
+from tests.processes.machines import UNHURRIED
 from tests.servers import Server
 
 START_SECONDS = 200.0
-REST_SECONDS = 60.0
+REST_SECONDS = 300.0
 
 _PREAMBLE = """\
 import json, logging, os, pathlib, sys
@@ -166,14 +167,19 @@ class Machine:
         """Wait until every agent has sent what was spooled and is gone."""
         deadline = time.monotonic() + REST_SECONDS
         for lock in self.folder.glob("cache/agents/*/lock"):
-            with FileLock(lock, timeout=deadline - time.monotonic()):
+            with FileLock(lock, timeout=max(deadline - time.monotonic(), 0.0)):
                 pass
 
 
 class Fleet:
-    """Fresh machines that share a prefix of a bucket."""
+    """Fresh machines that share a prefix of a bucket.
 
-    def __init__(self, server: Server, url: str, folder: Path, shims: Path, tmp: Path) -> None:
+    Those that are unhurried wait for their agent and the bucket however busy they are.
+    """
+
+    def __init__(
+        self, server: Server, url: str, folder: Path, shims: Path, tmp: Path, *, is_unhurried: bool = False
+    ) -> None:
         self.url = url
         self._server = server
         self._folder = folder
@@ -181,6 +187,8 @@ class Fleet:
         self._numbers = count()
         path = os.pathsep.join([str(shims), os.environ["PATH"]])
         self._environment = {"PATH": path, "S3CACHE_URL": url, **server.environment()}
+        if is_unhurried:
+            self._environment["PYTHONPATH"] = str(UNHURRIED)
 
     def fresh(self) -> Machine:
         """Return a machine that has nothing at all."""

@@ -20,7 +20,7 @@ from s3cache.view import View
 from tests.integration.conftest import NewFleet
 from tests.integration.starts import START_SECONDS, Fleet, Machine, Start
 from tests.processes.machines import wait_for
-from tests.processes.stubs import refusing
+from tests.processes.stubs import REFUSING
 from tests.servers import free_ports
 
 PATIENCE_SECONDS = 3.0
@@ -216,7 +216,7 @@ def start_on(script: str, *machines: tuple[Machine, Mapping[str, str]]) -> list[
 
 def test_ranks_on_two_machines_find_what_both_have(recorded: Recorded) -> None:
     """One machine has what the other one lacks, and cannot fetch for want of a bucket."""
-    behind = recorded.behind, {"AWS_ENDPOINT_URL_S3": refusing()}
+    behind = recorded.behind, {"AWS_ENDPOINT_URL_S3": REFUSING}
     starts = start_on(SQUARE + CUBE + END, (recorded.ahead, {}), behind)
     assert [found(start) for start in starts] == [[{"square": True, "cube": False}]] * 2
     assert starts[0].cache["pinned"] == starts[1].cache["pinned"] > 0

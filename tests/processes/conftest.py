@@ -54,7 +54,8 @@ def recorded_by(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory)
 
     def record(job: str) -> Bucket:
         place = new_bucket()
-        machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
+        folder = tmp_path_factory.mktemp("machines") / "recording"
+        machine = Machine(folder, place.settings, is_unhurried=True)
         assert machine.run(job)[:3] == (0, "", "")
         machine.wait_until_idle()
         assert machine.spooled() == [], machine.log()
@@ -71,11 +72,14 @@ def bucket(new_bucket: NewBucket) -> Bucket:
 
 @pytest.fixture
 def new_machine(tmp_path: Path, bucket: Bucket) -> Iterator[NewMachine]:
-    """Make machines that know the bucket and have nothing yet."""
+    """Make machines that know the bucket and have nothing yet; they are unhurried by default."""
     with ExitStack() as stack:
 
-        def make(python: str = sys.executable, knows: Bucket = bucket) -> Machine:
-            machine = Machine(tmp_path / f"machine-{next(_numbers)}", knows.settings, python)
+        def make(
+            python: str = sys.executable, knows: Bucket = bucket, is_unhurried: bool = True
+        ) -> Machine:
+            folder = tmp_path / f"machine-{next(_numbers)}"
+            machine = Machine(folder, knows.settings, python, is_unhurried)
             stack.callback(machine.switch_off)
             return machine
 
@@ -84,7 +88,7 @@ def new_machine(tmp_path: Path, bucket: Bucket) -> Iterator[NewMachine]:
 
 @pytest.fixture
 def machine(new_machine: NewMachine) -> Machine:
-    """A machine that knows the bucket and has nothing yet."""
+    """An unhurried machine that knows the bucket and has nothing yet."""
     return new_machine()
 
 

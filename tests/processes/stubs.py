@@ -9,15 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from tests.servers import free_ports
-
-UPSTREAM_SECONDS = 20.0
-
-
-def refusing() -> str:
-    """Return an endpoint on which nobody listens."""
-    (port,) = free_ports(1)
-    return f"http://127.0.0.1:{port}"
+UPSTREAM_SECONDS = 60.0
+REFUSING = "http://127.0.0.1:1"
+"""An endpoint on which nobody listens."""
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Whatever is broken: the job runs to its own exit status, is told once, and loses five seconds at most."""
 
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,8 @@ from filelock import FileLock
 from s3cache.agent.address import agent_directory
 from s3cache.settings import Settings
 from tests.processes.conftest import READER, NewMachine
-from tests.processes.machines import UNSIGNED, Bucket, Machine, ended
-from tests.processes.stubs import failing, refusing, silent
+from tests.processes.machines import UNSIGNED, Bucket, Machine, ended, least, wait_for
+from tests.processes.stubs import REFUSING, failing, silent
 
 EXTRA_SECONDS = 5.0
 STATUS = 7
@@ -70,7 +71,7 @@ def variables(**values: str | None) -> Failure:
 
 @contextmanager
 def refused(_: Machine) -> Iterator[Variables]:
-    yield {"AWS_ENDPOINT_URL_S3": refusing()}
+    yield {"AWS_ENDPOINT_URL_S3": REFUSING}
 
 
 @contextmanager
@@ -167,45 +168,56 @@ def seconds_without_cache(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.mark.parametrize(("failure", "advice"), FAILURES.values(), ids=FAILURES)
 def test_job_runs_to_its_end_and_is_told_once(
-    machine: Machine, failure: Failure, advice: str, seconds_without_cache: float
+    new_machine: NewMachine, failure: Failure, advice: str, seconds_without_cache: float
 ) -> None:
-    with failure(machine) as settings:
-        job = machine.run(JOB, **settings)
-        assert (job.status, job.stdout) == (STATUS, "")
-        assert len(job.stderr.splitlines()) == 1, job.stderr
-        assert job.stderr.startswith("s3cache")
-        assert advice in job.stderr
-        assert job.seconds - seconds_without_cache <= EXTRA_SECONDS
+    def extra() -> float:
+        machine = new_machine(is_unhurried=False)
+        with failure(machine) as settings:
+            job = machine.run(JOB, **settings)
+            assert (job.status, job.stdout) == (STATUS, "")
+            assert len(job.stderr.splitlines()) == 1, job.stderr
+            assert job.stderr.startswith("s3cache")
+            assert advice in job.stderr
+        return job.seconds - seconds_without_cache
+
+    assert least(extra, EXTRA_SECONDS) <= EXTRA_SECONDS
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_launched_job_runs_to_its_end_and_is_told_once(
-    machine: Machine, name: str, seconds_without_cache: float
+    new_machine: NewMachine, name: str, seconds_without_cache: float
 ) -> None:
     failure, advice = FAILURES[name]
-    with failure(machine) as settings:
-        script = machine.script(JOB)
-        job = machine.s3cache("run", "--", machine.python, str(script), **settings)
-        assert (job.status, job.stdout) == (STATUS, "")
-        warning, summary = job.stderr.splitlines()
-        assert advice in warning
-        assert summary.startswith("s3cache: ")
-        assert job.seconds - seconds_without_cache <= EXTRA_SECONDS
+
+    def extra() -> float:
+        machine = new_machine(is_unhurried=False)
+        with failure(machine) as settings:
+            script = machine.script(JOB)
+            job = machine.s3cache("run", "--", machine.python, str(script), **settings)
+            assert (job.status, job.stdout) == (STATUS, "")
+            warning, summary = job.stderr.splitlines()
+            assert advice in warning
+            assert summary.startswith("s3cache: ")
+        return job.seconds - seconds_without_cache
+
+    assert least(extra, EXTRA_SECONDS) <= EXTRA_SECONDS
 
 
 def test_job_is_told_while_it_runs(machine: Machine) -> None:
     job = machine.start(
-        'cache.get("fx-graph", "absent")\nsay("ready")\nsys.stdin.read()', AWS_ENDPOINT_URL_S3=refusing()
+        'cache.get("fx-graph", "absent")\nsay("ready")\nsys.stdin.read()', AWS_ENDPOINT_URL_S3=REFUSING
     )
+    stderr = job.stderr
     assert job.stdout
-    assert job.stderr
+    assert stderr
     assert job.stdout.readline() == "ready\n"
-    assert job.stderr.readline().startswith(UNSIGNED)
-    assert "AWS_ENDPOINT_URL_S3" in job.stderr.readline()
+    assert stderr.readline().startswith(UNSIGNED)
+    os.set_blocking(stderr.fileno(), False)
+    wait_for(lambda: "AWS_ENDPOINT_URL_S3" in stderr.readline(), "the job to be told")
     assert ended(job)[:3] == (0, "", "")
 
 
-def test_many_processes_of_one_job_are_told_once(machine: Machine, seconds_without_cache: float) -> None:
+def test_many_processes_of_one_job_are_told_once(machine: Machine) -> None:
     script = machine.script(JOB, "rank.py")
     job = machine.run(
         f"""
@@ -213,7 +225,7 @@ def test_many_processes_of_one_job_are_told_once(machine: Machine, seconds_witho
         ranks = [subprocess.Popen([sys.executable, {str(script)!r}]) for _ in range(6)]
         sys.exit(max(rank.wait() for rank in ranks))
         """,
-        AWS_ENDPOINT_URL_S3=refusing(),
+        AWS_ENDPOINT_URL_S3=REFUSING,
     )
     assert (job.status, job.stdout) == (STATUS, "")
     assert len(job.stderr.splitlines()) == 1, job.stderr

@@ -17,7 +17,7 @@ from s3cache.names import profile_prefix
 from s3cache.profile import Segment
 from tests.processes.conftest import READER, NewBucket, NewMachine
 from tests.processes.machines import Bucket, Ended, Machine
-from tests.processes.stubs import refusing
+from tests.processes.stubs import REFUSING
 
 pytest.importorskip("triton")
 
@@ -227,7 +227,7 @@ def test_kernels_that_one_machine_would_find_are_compiled_and_without_push_not_s
 
 
 def test_a_bucket_that_cannot_be_asked_is_no_answer(machine: Machine) -> None:
-    end = compile_file(machine, ONE, "--check", AWS_ENDPOINT_URL_S3=refusing())
+    end = compile_file(machine, ONE, "--check", AWS_ENDPOINT_URL_S3=REFUSING)
     assert (end.status, end.stdout) == (1, "")
     assert "AWS_ENDPOINT_URL_S3" in end.stderr
     assert len(end.stderr.splitlines()) == 1

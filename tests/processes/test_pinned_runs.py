@@ -11,7 +11,7 @@ from s3cache.client import PATIENCE_SECONDS
 from s3cache.prefetch import AT_ONCE
 from tests.processes.conftest import NewMachine
 from tests.processes.machines import Bucket, Machine, ended
-from tests.processes.stubs import counting, refusing
+from tests.processes.stubs import REFUSING, counting
 
 SIZES = {"small": 1_000, "big": 300_000}
 RECORD = """
@@ -93,16 +93,16 @@ def test_a_prefetch_is_waited_for_however_slow_the_bucket_is(
     new_machine: NewMachine, bucket: Bucket
 ) -> None:
     """It takes longer than a process waits for what gives nothing, though each request is short."""
-    results = 2 * AT_ONCE + 2
+    results = 2 * AT_ONCE + 6
     record(
         new_machine(),
         f"""
         for number in range({results}):
-            cache.put("fx-graph", f"key-{{number}}", {{"graph": content(number, 1 << 20)}})
+            cache.put("fx-graph", f"key-{{number}}", {{"graph": content(number, 1_200_000)}})
         """,
     )
-    machine = new_machine()
-    with counting(bucket.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=2.0) as proxy:
+    machine = new_machine(is_unhurried=False)
+    with counting(bucket.settings["AWS_ENDPOINT_URL_S3"], pack_seconds=1.2) as proxy:
         job = machine.run(
             f"""
             say(sum(cache.get("fx-graph", f"key-{{number}}") is not None for number in range({results})))
@@ -112,7 +112,7 @@ def test_a_prefetch_is_waited_for_however_slow_the_bucket_is(
         )
         machine.wait_until_idle()
     assert job[:3] == (0, f"{results}\n", "")
-    assert len(proxy.paths("GET", "/packs/")) > AT_ONCE
+    assert len(proxy.paths("GET", "/packs/")) > 2 * AT_ONCE
     assert job.seconds > PATIENCE_SECONDS
 
 
@@ -134,8 +134,7 @@ def test_processes_that_start_at_once_find_the_same(new_machine: NewMachine) -> 
     machine = new_machine()
     pinned = {"S3CACHE_PIN": "1", "_S3CACHE_RUN": "run"}
     ranks = [machine.start(READ, **pinned) for _ in range(8)]
-    # On a machine that is too busy for an agent to start in time, all of them find nothing.
-    assert {ended(each)[:2] for each in ranks} in ({(0, BOTH)}, {(0, NOTHING)})
+    assert {ended(each)[:2] for each in ranks} == {(0, BOTH)}
 
 
 def test_an_agent_that_dies_changes_nothing(machine: Machine, new_machine: NewMachine) -> None:
@@ -158,12 +157,13 @@ def test_what_vanishes_from_the_disk_comes_again(machine: Machine) -> None:
 
 def test_what_is_on_disk_is_seen_without_a_bucket(machine: Machine) -> None:
     record(machine)
-    job = machine.run(READ, S3CACHE_PIN="1", AWS_ENDPOINT_URL_S3=refusing())
+    job = machine.run(READ, S3CACHE_PIN="1", AWS_ENDPOINT_URL_S3=REFUSING)
     assert job[:2] == (0, BOTH)
     assert "AWS_ENDPOINT_URL_S3" in job.stderr
 
 
-def test_who_gets_no_answer_decides_that_nobody_sees_anything(machine: Machine) -> None:
+def test_who_gets_no_answer_decides_that_nobody_sees_anything(new_machine: NewMachine) -> None:
+    machine = new_machine(is_unhurried=False)
     record(machine)
     waiting = machine.start('cache.get("fx-graph", "absent"); say("up"); sys.stdin.read()')
     assert waiting.stdout

@@ -2,6 +2,7 @@
 
 from tests.processes.conftest import NewMachine
 from tests.processes.machines import Bucket, Machine
+from tests.processes.stubs import REFUSING
 
 PUT = 'cache.put("fx-graph", "key", {"graph": b"result"})'
 GET = """
@@ -44,7 +45,7 @@ def test_read_only_reads_and_writes_nothing(new_machine: NewMachine, bucket: Buc
 
 
 def test_read_only_leaves_an_older_spool_alone(machine: Machine, bucket: Bucket) -> None:
-    machine.run(PUT, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
+    machine.run(PUT, AWS_ENDPOINT_URL_S3=REFUSING)
     machine.wait_until_idle()
     assert machine.run("", S3CACHE_MODE="read-only").status == 0
     machine.wait_until_idle()

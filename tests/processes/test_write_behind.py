@@ -3,7 +3,7 @@
 import signal
 
 from tests.processes.machines import Bucket, Machine, content, ended
-from tests.processes.stubs import refusing, silent
+from tests.processes.stubs import REFUSING, silent
 
 # A put of 64 KiB takes less than a millisecond; the rest is for whatever else the machine does.
 FAST_SECONDS = 0.02
@@ -86,7 +86,7 @@ def test_next_start_sends_what_a_killed_agent_left(any_machine: Machine, bucket:
 
 def test_next_start_sends_what_the_bucket_was_not_there_for(machine: Machine, bucket: Bucket) -> None:
     put = 'cache.put("fx-graph", "key", {"graph": b"result"})\ntime.sleep(1)'
-    assert machine.run(put, AWS_ENDPOINT_URL_S3=refusing()).status == 0
+    assert machine.run(put, AWS_ENDPOINT_URL_S3=REFUSING).status == 0
     machine.wait_until_idle()
     assert len(machine.spooled()) == 1
 
