@@ -65,6 +65,8 @@ class Client:
         self._warned = False
         self._is_unanswered = False
         """Whether an agent did not answer, which has not been said: it may come to know why."""
+        self._is_unexplained = False
+        """Whether an agent had nothing in time; if it has not said why, it is about to know."""
         self._pid = os.getpid()
         self._hits: set[tuple[str, str, int]] = set()
         name = names.view_name(settings.job, self._agent.run)
@@ -295,6 +297,8 @@ class Client:
             # The agent gives what it can: how long a prefetch takes is bounded by the deadline alone.
             return
         status = reply.status if isinstance(reply, protocol.Found) else "absent"
+        if status == "unavailable":
+            self._is_unexplained = True
         if status == "ready":
             self._patience = PATIENCE_SECONDS
             self._cooldown = COOLDOWN_SECONDS
@@ -337,7 +341,11 @@ class Client:
         if os.getpid() != self._pid:
             return
         is_puzzled = self._is_unanswered and not self._warned
-        patience = max(self._patience or PROBE_SECONDS, _CAUSE_SECONDS if is_puzzled else 0.0)
+        patience = self._patience or PROBE_SECONDS
+        if is_puzzled:
+            patience = max(patience, _CAUSE_SECONDS)
+        elif self._is_unexplained and not self._warned:
+            patience = max(patience, _EXIT_SECONDS)
         seconds = patience if self.settings.report else min(patience, _EXIT_SECONDS)
         # For the report, and for what the job is yet to be told.
         if self._agent.is_open or self.settings.report or is_puzzled:

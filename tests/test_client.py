@@ -104,6 +104,28 @@ def test_a_job_whose_agent_did_not_answer_is_told_why_when_it_ends(
     assert said in record.message
 
 
+class BusyAgent(SilentAgent):
+    """Says in time that nothing came, and takes longer to say why."""
+
+    is_open = True
+
+    def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
+        if not isinstance(request, protocol.Flush):
+            return protocol.Found("unavailable")
+        time.sleep(min(0.5, seconds))
+        return super().request(request, seconds) if seconds > 0.5 else None
+
+
+def test_a_job_for_which_nothing_came_in_time_is_told_why_when_it_ends(
+    unanswered: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    unanswered._agent = BusyAgent("no credentials")  # type: ignore[assignment]
+    unanswered.get("fx-graph", "key")
+    unanswered._at_exit()
+    (record,) = caplog.records
+    assert "no credentials" in record.message
+
+
 def test_a_job_whose_agent_does_not_answer_twice_is_told_at_once(
     unanswered: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,10 +42,11 @@ say(json.dumps(look_ups))
 """
 
 
-def check(server: Server, root: Path, kind: str, half_seconds: float) -> list[Number]:
-    """Let a job run for two halves of so many seconds; in the first, the bucket does what `kind` says."""
+def check(server: Server, root: Path, kind: str, dead_seconds: float, alive_seconds: float) -> list[Number]:
+    """Let a job run with a bucket that at first, for so many seconds, does what `kind` says."""
     bucket = Bucket(server, BUCKET, f"recovery-{kind}")
-    steps = int(2 * half_seconds / STEP_SECONDS)
+    seconds = dead_seconds + alive_seconds
+    steps = int(seconds / STEP_SECONDS)
     recording = Machine(root / f"recording-{kind}", bucket.settings)
     machine = Machine(root / f"job-{kind}", bucket.settings)
     assert recording.run(RECORD.format(steps=steps)).status == 0
@@ -54,11 +55,11 @@ def check(server: Server, root: Path, kind: str, half_seconds: float) -> list[Nu
     with faulty(server.endpoint, root / f"front-{kind}") as front:
         front.inject(kind)
         job = machine.start(
-            JOB.format(seconds=2 * half_seconds, step=STEP_SECONDS),
+            JOB.format(seconds=seconds, step=STEP_SECONDS),
             AWS_ENDPOINT_URL_S3=front.endpoint,
             S3CACHE_JOB="another",
         )
-        time.sleep(half_seconds)
+        time.sleep(dead_seconds)
         front.heal()
         healed = time.monotonic()
         done = ended(job)
@@ -88,7 +89,7 @@ def main(half_seconds: float) -> None:
             [
                 number
                 for kind in ("reset", "stall", "500", "expired")
-                for number in check(server, Path(folder), kind, half_seconds)
+                for number in check(server, Path(folder), kind, half_seconds, half_seconds)
             ]
         )
 

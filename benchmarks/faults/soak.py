@@ -72,10 +72,11 @@ class Sample:
     threads: int
 
 
-def check(server: Server, root: Path, operations: int) -> list[Number]:
+def check(server: Server, root: Path, operations: int, *, is_unhurried: bool = False) -> list[Number]:
     """Let PROCESSES processes do so many gets and puts in all."""
     bucket = Bucket(server, BUCKET, "soak")
-    machine = Machine(root / "machine", bucket.settings | {"S3CACHE_DISK_LIMIT": str(LIMIT)})
+    settings = bucket.settings | {"S3CACHE_DISK_LIMIT": str(LIMIT)}
+    machine = Machine(root / "machine", settings, is_unhurried=is_unhurried)
     work = WORK.format(operations=operations, keys=KEYS, bytes=BYTES, waiting=WAITING)
     machine.script(work, "work.py")
     with ExitStack() as at_the_end:

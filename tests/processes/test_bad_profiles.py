@@ -44,7 +44,8 @@ Damage = Callable[[Bucket], None]
 def original(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
     """A place that one machine has recorded into."""
     place = new_bucket()
-    machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
+    folder = tmp_path_factory.mktemp("machines") / "recording"
+    machine = Machine(folder, place.settings, is_unhurried=True)
     assert machine.run(RECORD, S3CACHE_JOB="job").status == 0
     machine.wait_until_idle()
     return place

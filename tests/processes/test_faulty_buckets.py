@@ -120,6 +120,7 @@ def test_whatever_goes_wrong_the_job_ends_well_and_it_is_counted(
 
 
 def test_faults_are_said_at_the_end(machine: Machine, front: Front) -> None:
+    machine.is_unhurried = True
     front.inject("500")
     job = machine.s3cache("run", "--", machine.python, str(machine.script(JOB)))
     assert job.status == 7
@@ -201,7 +202,7 @@ def test_results_outlive_credentials_that_expire_and_are_stored_once_they_are_re
 
 def test_a_bucket_that_is_dead_at_first_is_used_again(server: Server, tmp_path: Path) -> None:
     _make_bucket(server, recovery.BUCKET)
-    _are_met(recovery.check(server, tmp_path, "reset", half_seconds=6.0))
+    _are_met(recovery.check(server, tmp_path, "reset", dead_seconds=3.0, alive_seconds=15.0))
 
 
 def test_kill_9_at_random_moments_leaves_nothing_torn(server: Server, tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_files_that_are_cut_are_found(tmp_path: Path) -> None:
 
 def test_nothing_grows_while_results_come_and_go(server: Server, tmp_path: Path) -> None:
     _make_bucket(server, soak.BUCKET)
-    numbers = soak.check(server, tmp_path, operations=2_000)
+    numbers = soak.check(server, tmp_path, operations=2_000, is_unhurried=True)
     # What a process keeps of what it read, and the agent's connections, have not reached their bounds yet;
     # and few looks say little of files that come and go.
     early = ("memory of", "file handles of the agent", "unfinished files, from")

@@ -83,7 +83,8 @@ def note(bucket: Bucket, job: str, *references: Reference, **writer: str) -> Non
 @pytest.fixture(scope="module")
 def pushed(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
     bucket = new_bucket()
-    machine = Machine(tmp_path_factory.mktemp("machines") / "compiling", bucket.settings)
+    folder = tmp_path_factory.mktemp("machines") / "compiling"
+    machine = Machine(folder, bucket.settings, is_unhurried=True)
     end = compile_file(machine, SCALE + FILL, "--target", "cuda:90", "--jobs", "2", "--push")
     yield Pushed(bucket, end)
     machine.switch_off()

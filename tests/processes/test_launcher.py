@@ -286,7 +286,7 @@ def test_warm_refuses_a_wrong_setting_by_name(machine: Machine) -> None:
 def until_a_pack_is_here(machine: Machine) -> str:
     """Return a command of the shell that ends a moment after a frame of a pack has come."""
     folder = f"{machine.cache}/tier/*/objects/packs"
-    return f"until find {folder} -type f 2>&1 | grep -qv 'No such'; do sleep 0.05; done; sleep 0.3"
+    return f"until find {folder} -type f 2>/dev/null | grep -q .; do sleep 0.05; done; sleep 0.3"
 
 
 ON_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"

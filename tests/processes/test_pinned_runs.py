@@ -163,8 +163,9 @@ def test_what_is_on_disk_is_seen_without_a_bucket(machine: Machine) -> None:
 
 
 def test_who_gets_no_answer_decides_that_nobody_sees_anything(new_machine: NewMachine) -> None:
-    machine = new_machine(is_unhurried=False)
+    machine = new_machine()
     record(machine)
+    machine.is_unhurried = False
     waiting = machine.start('cache.get("fx-graph", "absent"); say("up"); sys.stdin.read()')
     assert waiting.stdout
     assert waiting.stdout.readline() == "up\n"

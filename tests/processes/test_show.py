@@ -30,7 +30,8 @@ def recorded(new_bucket: NewBucket, tmp_path_factory: pytest.TempPathFactory) ->
     """A place with kernels and libraries; the first slot of one is damaged."""
     place = new_bucket()
     place.write("manifests/cpp-library/mended/0", b"damage")
-    machine = Machine(tmp_path_factory.mktemp("machines") / "recording", place.settings)
+    folder = tmp_path_factory.mktemp("machines") / "recording"
+    machine = Machine(folder, place.settings, is_unhurried=True)
     assert machine.run(RECORD, URL=place.url, S3CACHE_URL=None).status == 0
     return place
 
