@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -50,6 +52,14 @@ def cache(store: LateStore, tmp_path: Path) -> Cache:
     return Cache(store, DiskTier(tmp_path, 1 << 20), Machine(), NO_KEYS)
 
 
+@asynccontextmanager
+async def before_it_answers(store: LateStore, cache: Cache) -> AsyncIterator[LookUps]:
+    """Look up while the store does not answer; afterwards it does."""
+    async with anyio.create_task_group() as group:
+        yield LookUps("s3://bucket", cache, group)
+        store.may_answer.set()
+
+
 async def look_up(look_ups: LookUps, run: Run) -> None:
     deadline = time.monotonic() + 0.01
     assert await look_ups.answer(run, Lookup("fx-graph", "key", 0, None, deadline)) == "unavailable"
@@ -64,11 +74,9 @@ async def test_what_keeps_the_bucket_is_said_rather_than_that_it_was_late(
     store: LateStore, run: Run, cache: Cache
 ) -> None:
     store.error = CredentialsAbsent("there are none")
-    async with anyio.create_task_group() as group:
-        look_ups = LookUps("s3://bucket", cache, group)
+    async with before_it_answers(store, cache) as look_ups:
         await look_up(look_ups, run)
         assert run.take_warning() is None
-        store.may_answer.set()
     assert run.take_warning() == "there are none"
     assert warnings(run) == ["there are none"]
 
@@ -76,10 +84,8 @@ async def test_what_keeps_the_bucket_is_said_rather_than_that_it_was_late(
 async def test_a_result_that_comes_late_is_said_at_the_end(
     store: LateStore, run: Run, cache: Cache
 ) -> None:
-    async with anyio.create_task_group() as group:
-        look_ups = LookUps("s3://bucket", cache, group)
+    async with before_it_answers(store, cache) as look_ups:
         await look_up(look_ups, run)
-        store.may_answer.set()
     assert run.take_warning() is None
     (said,) = warnings(run)
     assert "s3://bucket: a result did not come in time" in said
@@ -89,9 +95,7 @@ async def test_a_result_that_comes_late_is_said_at_the_end(
 async def test_a_second_result_that_is_late_is_said_at_once(
     store: LateStore, run: Run, cache: Cache
 ) -> None:
-    async with anyio.create_task_group() as group:
-        look_ups = LookUps("s3://bucket", cache, group)
+    async with before_it_answers(store, cache) as look_ups:
         await look_up(look_ups, run)
         await look_up(look_ups, run)
         assert "did not come in time" in (run.take_warning() or "")
-        store.may_answer.set()

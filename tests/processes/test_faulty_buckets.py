@@ -60,8 +60,8 @@ def front(running_front: Front) -> Iterator[Front]:
 
 @pytest.fixture
 def machine(new_machine: NewMachine, front: Front) -> Machine:
-    """A machine that has nothing yet, and the bucket behind the front; it is as hurried as any."""
-    machine = new_machine(is_unhurried=False)
+    """A machine that has nothing yet, and the bucket behind the front."""
+    machine = new_machine()
     machine.settings = machine.settings | {"AWS_ENDPOINT_URL_S3": front.endpoint}
     return machine
 
@@ -120,7 +120,6 @@ def test_whatever_goes_wrong_the_job_ends_well_and_it_is_counted(
 
 
 def test_faults_are_said_at_the_end(machine: Machine, front: Front) -> None:
-    machine.is_unhurried = True
     front.inject("500")
     job = machine.s3cache("run", "--", machine.python, str(machine.script(JOB)))
     assert job.status == 7
@@ -141,7 +140,6 @@ def test_faults_are_said_at_the_end(machine: Machine, front: Front) -> None:
 def test_what_is_not_allowed_is_said_once_with_the_remedy_and_the_disk_fills(
     machine: Machine, front: Front, kind: str, only: list[str], advice: str
 ) -> None:
-    machine.is_unhurried = True
     if only == ["LIST"]:
         front.inject(kind, only=only)
     key = f"own-{kind}-{'-'.join(only)}"

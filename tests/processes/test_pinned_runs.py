@@ -162,8 +162,7 @@ def test_what_is_on_disk_is_seen_without_a_bucket(machine: Machine) -> None:
     assert "AWS_ENDPOINT_URL_S3" in job.stderr
 
 
-def test_who_gets_no_answer_decides_that_nobody_sees_anything(new_machine: NewMachine) -> None:
-    machine = new_machine()
+def test_who_gets_no_answer_decides_that_nobody_sees_anything(machine: Machine) -> None:
     record(machine)
     machine.is_unhurried = False
     waiting = machine.start('cache.get("fx-graph", "absent"); say("up"); sys.stdin.read()')
