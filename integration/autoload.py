@@ -29,6 +29,7 @@ _ADAPTERS = {
     "pytorch.ranks": "torch.distributed.distributed_c10d",
     "pytorch.precompile": "torch._dynamo.package",
     "pytorch.custom_artifacts": "torch.compiler._cache",
+    "pytorch.driver_kernels": "torch.cuda",
     "pytorch.bundled_kernels": "torch._inductor.runtime.triton_heuristics",
     "triton.selection": "triton.runtime.cache",
     "triton.platforms": "triton.runtime.build",

@@ -76,7 +76,9 @@ def guarded(function: Callable[P, R]) -> Callable[P, R | None]:
             return function(*args, **kwargs)
         except Exception as error:
             name = f"{function.__module__}.{function.__qualname__}"
-            logger.log(level, "%s failed; the job goes on without it: %r", name, error)
+            # An OSError's repr leaves out of which file it is.
+            cause = f"{type(error).__name__}: {error}"
+            logger.log(level, "%s failed; the job goes on without it: %s", name, cause)
             level = logging.DEBUG
             return None
 

@@ -19,6 +19,7 @@ from s3cache.errors import DiskTierError, S3CacheError, SettingsError
 from s3cache.local import LocalEntries
 from s3cache.machine import Machine, platform_tag
 from s3cache.manifest import MAX_SLOTS, Entry, Manifest, Result
+from s3cache.namespaces import is_pinned
 from s3cache.pinned import Pinned
 from s3cache.settings import Mode, Settings
 from s3cache.spool import Put, Spool
@@ -208,7 +209,7 @@ class Client:
 
     def _sees(self, namespace: str, key: str, slot: int) -> bool:
         """Return whether a slot is visible: in a pinned run, only what was when it started."""
-        if self._pinned is None:
+        if self._pinned is None or not is_pinned(namespace):
             return True
         view = self._pinned.view()
         if view is None:

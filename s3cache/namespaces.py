@@ -1,4 +1,4 @@
-"""The kinds of result, and what happens when one key is written twice."""
+"""The kinds of result, what happens when one key is written twice, and what a pinned run sees of them."""
 
 from enum import Enum
 
@@ -25,3 +25,11 @@ _RULES = {
 def rule_of(namespace: str) -> Rule:
     """Return the rule of a namespace: FIRST unless it is one whose values grow."""
     return _RULES.get(namespace, Rule.FIRST)
+
+
+_UNPINNED = frozenset({"driver-kernel"})
+
+
+def is_pinned(namespace: str) -> bool:
+    """Return whether ranks must agree on what is there; not if all compile the same, with it or without."""
+    return namespace not in _UNPINNED

@@ -6,13 +6,10 @@ line, and looks for the library beside it. So that is where a stored one is put.
 
 import ctypes
 import logging
-import os
 import stat
 import sys
 import sysconfig
-import tempfile
 import threading
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +17,7 @@ from typing import Any
 
 from s3cache.digest import digest_of
 from s3cache.integration.hooks import guarded, require, wrap
+from s3cache.integration.placing import place
 from s3cache.integration.pytorch.requirements import build
 from s3cache.integration.pytorch.switch import active_client
 from s3cache.machine import cpu_flags, glibc
@@ -29,6 +27,7 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "cpp-library"
 MEMBER = "library.so"
 _SOURCE = ".main.cpp"
+_MODE = stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP
 _NATIVE = ("-march=native", "-mcpu=native")
 
 _being_loaded = threading.local()
@@ -70,7 +69,7 @@ def _restore(source_path: str, args: Any, kwargs: Any) -> None:
         return
     entry = cache.get(NAMESPACE, key)
     if entry is not None:
-        _place(library, entry.members[MEMBER])
+        place(library, entry.members[MEMBER], _MODE)
         if _loads(library):
             _being_loaded.present = True
             return
@@ -119,20 +118,6 @@ def _fixed_places() -> list[tuple[str, str]]:
         (sys.prefix, "<prefix>"),
         (sys.base_prefix, "<base>"),
     ]
-
-
-def _place(library: Path, content: bytes) -> None:
-    """Write a file that appears whole, or not at all, even if others do the same."""
-    with tempfile.NamedTemporaryFile(dir=library.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(content)
-            os.fchmod(file.fileno(), stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP)
-            file.close()
-            Path(file.name).rename(library)
-        except BaseException:
-            with suppress(OSError):
-                Path(file.name).unlink()
-            raise
 
 
 def _precompile_header(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:

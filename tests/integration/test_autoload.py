@@ -52,6 +52,7 @@ GONE = {
     "torch._inductor.runtime.autotune_cache": ["AutotuneCache.save"],
     "torch._inductor.runtime.triton_heuristics": ["CachingAutotuner._precompile_config"],
     "torch._inductor.triton_bundler": ["TritonBundler.load_autotuners"],
+    "torch.cuda": ["_lazy_call"],
     "torch.distributed.distributed_c10d": ["_update_default_pg"],
     "triton.compiler.compiler": ["AsmDict.__missing__"],
     "triton.runtime.build": ["platform_key"],

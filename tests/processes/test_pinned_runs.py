@@ -74,6 +74,20 @@ def test_what_a_pinned_run_stores_is_for_the_next_one(machine: Machine, bucket: 
     assert rank(machine, run="the next") == BOTH
 
 
+def test_what_ranks_need_not_agree_on_is_seen_at_once(new_machine: NewMachine) -> None:
+    """The job begins to use its GPU, and wants what the driver compiled, before ranks can have agreed."""
+    record(new_machine(), 'cache.put("driver-kernel", "key", {"kernel": b"SASS"})')
+    found = new_machine().run(
+        """
+        say(cache.get("driver-kernel", "key") is not None)
+        """,
+        S3CACHE_PIN="1",
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="1",
+    )
+    assert found[:3] == (0, "True\n", "")
+
+
 def test_a_fresh_machine_finds_all_without_a_look_up(new_machine: NewMachine) -> None:
     record(new_machine())
     machine = new_machine()

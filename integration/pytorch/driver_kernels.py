@@ -1,0 +1,98 @@
+"""Kernels that the NVIDIA driver compiles from PTX, as of PyTorch's attention: its own folder of them.
+
+PyTorch comes without binaries of some kernels for some GPUs. What the driver makes of their PTX it keeps,
+one file each, by a digest of the PTX, the options and the GPU. It looks for one when it needs it, so what
+lies there by then is found, whatever its index says; one that is damaged it compiles again.
+"""
+
+import atexit
+import os
+import re
+import struct
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing.util import Finalize
+from pathlib import Path
+from types import ModuleType
+
+from s3cache.integration.hooks import guarded, require
+from s3cache.integration.placing import place
+from s3cache.integration.pytorch.switch import active_client
+
+NAMESPACE = "driver-kernel"
+_MEMBER = "kernel"
+_MODE = 0o644
+_KERNEL = re.compile("[0-9a-f]{16}")
+_FILES = "[0-9a-f]/[0-9a-f]/" + "[0-9a-f]" * 14
+_DRIVER = re.compile(r"/libcuda\.so\.([0-9]{3,}(?:\.[0-9]+)+)$", re.MULTILINE)
+_HEADER = struct.Struct("<IQQQ")
+"""Version, size of what it is looked up by, size of the rest, checksum; as driver 580 writes it."""
+
+
+def install(module: ModuleType) -> None:
+    """Hook `torch.cuda`. Raises HookMissing if it is not as expected."""
+    require(module, "_lazy_call")
+    # Only then is it known that this process uses a GPU, and by which driver.
+    module._lazy_call(_begin)
+
+
+@guarded
+def _begin() -> None:
+    driver = _driver()
+    if driver is None or os.environ.get("CUDA_CACHE_DISABLE") == "1":
+        return
+    folder = Path(os.environ.get("CUDA_CACHE_PATH") or Path.home() / ".nv/ComputeCache")
+    _restore(folder, driver)
+    record = partial(_record, folder, driver, set(_kernels(folder)))
+    atexit.register(record)
+    # A child of multiprocessing ends without the former.
+    Finalize(None, record, exitpriority=0)
+
+
+def _driver() -> str | None:
+    """Return the version of the driver that is loaded; None if it is another one than NVIDIA's for Linux."""
+    found = _DRIVER.search(Path("/proc/self/maps").read_text(errors="replace"))
+    return found and found[1]
+
+
+def _kernels(folder: Path) -> Iterator[str]:
+    return ("".join(path.parts[-3:]) for path in folder.glob(_FILES))
+
+
+def _path(folder: Path, kernel: str) -> Path:
+    return folder / kernel[0] / kernel[1] / kernel[2:]
+
+
+@guarded
+def _restore(folder: Path, driver: str) -> None:
+    client = active_client()
+    if client is None:
+        return
+    for _, key in client.profile(NAMESPACE):
+        kernel = key.removeprefix(f"{driver}-")
+        if not _KERNEL.fullmatch(kernel):
+            continue
+        path = _path(folder, kernel)
+        if path.exists():
+            client.use(NAMESPACE, key)
+        elif entry := client.get(NAMESPACE, key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            place(path, entry.members[_MEMBER], _MODE)
+
+
+@guarded
+def _record(folder: Path, driver: str, known: set[str]) -> None:
+    client = active_client()
+    for kernel in set(_kernels(folder)) - known if client else ():
+        known.add(kernel)
+        content = _path(folder, kernel).read_bytes()
+        if client and _is_whole(content):
+            client.put(NAMESPACE, f"{driver}-{kernel}", {_MEMBER: content})
+
+
+def _is_whole(content: bytes) -> bool:
+    """Return whether a file is all there: another process may be writing it."""
+    if len(content) < _HEADER.size:
+        return False
+    _, asked, rest, _ = _HEADER.unpack_from(content)
+    return len(content) == _HEADER.size + int(asked) + int(rest)

@@ -1,0 +1,143 @@
+"""What the NVIDIA driver compiles lies in its folder before it looks; what it adds there is kept."""
+
+import pytest
+
+from tests.integration.conftest import NewFleet
+from tests.integration.starts import Fleet, Machine, Start
+
+NAMES = [f"{number}2daf144f9da595{number}" for number in range(3)]
+DRIVER, ANOTHER = "580.159.04", "590.44.01"
+# Stands for a GPU: a library of the driver's name, what torch.cuda does when it is initialized, and
+# what the driver does when it lacks a kernel.
+LAUNCH = f"""
+import ctypes, shutil, struct
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+def library():
+    path = Path(os.environ["DRIVER"]).absolute()
+    shutil.copy(Path(torch.__file__).parent / "lib/libtorch_global_deps.so", path)
+    return path
+
+def kernel(name):
+    return struct.pack("<IQQQ", 65, 3, len(name), 0) + b"key" + name.encode()
+
+def launch():
+    if "DRIVER" in os.environ:
+        ctypes.CDLL(library())
+    for call, _ in torch.cuda._queued_calls:
+        if call.__module__.startswith("s3cache"):
+            call()
+    folder = Path(os.environ.get("CUDA_CACHE_PATH") or Path.home() / ".nv/ComputeCache")
+    found, right = [], True
+    for name in {NAMES}:
+        path = folder / name[0] / name[1] / name[2:]
+        if path.exists():
+            found.append(name)
+            right = right and path.read_bytes() == kernel(name)
+        elif not os.environ.get("CUDA_CACHE_DISABLE"):
+            with suppress(OSError):
+                path.parent.mkdir(parents=True)
+                path.write_bytes(kernel(name)[: int(os.environ.get("WRITTEN", 1000))])
+    report(found=found, right=right)
+"""
+PROCESS = LAUNCH + "\nlaunch()\n"
+CHILD = LAUNCH + "\nimport torch.multiprocessing as mp\nmp.get_context('fork').Process(target=launch).start()\n"
+EXTENDED = PROCESS.replace(str(NAMES), str([*NAMES, "ffffffffffffffff"]))
+
+
+def start(machine: Machine, script: str = PROCESS, driver: str = DRIVER, **variables: str) -> Start:
+    return machine.run(script, DRIVER=f"libcuda.so.{driver}", **variables)
+
+
+@pytest.fixture(scope="module")
+def recorded(new_fleet: NewFleet) -> Fleet:
+    """A fleet of which one machine's driver has compiled."""
+    fleet = new_fleet()
+    first = start(fleet.recorder())
+    assert (first.facts["found"], first.count("puts")) == ([], len(NAMES))
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def reader(recorded: Fleet) -> Machine:
+    """A machine that was fresh when it started what was recorded."""
+    return recorded.fresh()
+
+
+@pytest.fixture(scope="module")
+def read(reader: Machine) -> Start:
+    """A start on a fresh machine."""
+    return start(reader)
+
+
+def test_a_fresh_machine_has_them_before_it_launches(read: Start) -> None:
+    assert (read.facts["found"], read.facts["right"]) == (NAMES, True)
+    assert (read.count("bucket_hits"), read.count("misses"), read.count("puts")) == (len(NAMES), 0, 0)
+
+
+@pytest.mark.usefixtures("read")
+def test_only_what_was_added_is_stored(reader: Machine) -> None:
+    more = start(reader, EXTENDED)
+    assert (more.facts["found"], more.count("misses"), more.count("puts")) == (NAMES, 0, 1)
+
+
+def test_another_driver_compiles_its_own(recorded: Fleet) -> None:
+    other = start(recorded.fresh(), driver=ANOTHER)
+    assert (other.facts["found"], other.count("misses"), other.count("puts")) == ([], 0, len(NAMES))
+
+
+def test_a_folder_that_the_user_chose_is_used(recorded: Fleet) -> None:
+    machine = recorded.fresh()
+    chosen = start(machine, CUDA_CACHE_PATH=str(machine.folder / "chosen"))
+    assert chosen.facts["found"] == NAMES
+    assert not (machine.folder / "home/.nv").exists()
+
+
+def test_what_a_child_of_multiprocessing_compiled_is_stored(new_fleet: NewFleet) -> None:
+    assert start(new_fleet().recorder(), CHILD).count("puts") == len(NAMES)
+
+
+@pytest.mark.parametrize("size", [0, 40])
+def test_what_is_not_written_whole_is_not_stored(new_fleet: NewFleet, size: int) -> None:
+    assert start(new_fleet().recorder(), WRITTEN=str(size)).count("puts") == 0
+
+
+@pytest.mark.parametrize("variable", ["CUDA_CACHE_DISABLE", "TORCHINDUCTOR_FORCE_DISABLE_CACHES"])
+def test_nothing_is_read_or_written_where_the_user_wants_no_cache(recorded: Fleet, variable: str) -> None:
+    off = start(recorded.fresh(), **{variable: "1"})
+    assert (off.facts["found"], off.count("bucket_hits"), off.count("puts")) == ([], 0, 0)
+
+
+def test_without_a_driver_that_names_its_version_nothing_is_read_or_written(recorded: Fleet) -> None:
+    found = start(recorded.fresh(), driver="1.1")
+    assert (found.facts["found"], found.count("bucket_hits"), found.count("puts")) == ([], 0, 0)
+
+
+def test_a_folder_that_cannot_be_written_is_said_once_and_the_job_goes_on(recorded: Fleet) -> None:
+    variables = {"DRIVER": f"libcuda.so.{DRIVER}", "CUDA_CACHE_PATH": "/dev/null/folder"}
+    (warning,) = recorded.fresh().start(PROCESS, **variables).warnings
+    assert "driver_kernels._restore failed; the job goes on without it" in warning
+    assert "/dev/null/folder" in warning
+
+
+ATTENTION = """
+import torch
+
+query = torch.randn(2, 16, 1024, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+attention = torch.nn.functional.scaled_dot_product_attention
+attention(query, query, query, is_causal=True).sum().backward()
+torch.cuda.synchronize()
+report()
+"""
+
+
+@pytest.mark.gpu
+def test_what_a_real_driver_compiled_it_does_not_compile_again(new_fleet: NewFleet) -> None:
+    fleet = new_fleet()
+    recorded, fresh = fleet.recorder().run(ATTENTION), fleet.fresh().run(ATTENTION)
+    assert recorded.count("puts") > 0
+    assert fresh.count("bucket_hits") == recorded.count("puts")
+    assert fresh.count("puts") == fresh.count("misses") == 0
