@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 S3CACHE = Path(sys.executable).with_name("s3cache")
 TRAIN = Path(__file__).with_name("train.py")
+WORK = Path(__file__).parent
+"""Where each machine starts its jobs, as those of one image do: cuDNN writes it into what it generates."""
 START_SECONDS = 300.0
 FLUSH_SECONDS = 90.0
 # What would carry state, or another cache, from the machine below into a start.
@@ -142,7 +144,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                cwd=self.root / "home",
+                cwd=WORK,
                 env=environment,
                 start_new_session=True,
             )

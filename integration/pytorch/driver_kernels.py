@@ -1,11 +1,12 @@
-"""Kernels that the NVIDIA driver compiles from PTX, as of PyTorch's attention: its own folder of them.
+"""Kernels that the NVIDIA driver compiles when they are first launched, as those of cuDNN's attention.
 
-PyTorch comes without binaries of some kernels for some GPUs. What the driver makes of their PTX it keeps,
-one file each, by a digest of the PTX, the options and the GPU. It looks for one when it needs it, so what
-lies there by then is found, whatever its index says; one that is damaged it compiles again.
+Libraries generate some while a job runs, and come without binaries of others. What the driver makes of one
+it keeps in a file, named by a digest of all that went into it. It looks for the file when it needs it, so
+what lies there by then is found, whatever the folder's index says; a damaged one is compiled again.
 """
 
 import atexit
+import logging
 import os
 import re
 import struct
@@ -19,8 +20,13 @@ from s3cache.integration.hooks import guarded, require
 from s3cache.integration.placing import place
 from s3cache.integration.pytorch.switch import active_client
 
+logger = logging.getLogger(__name__)
+
 NAMESPACE = "driver-kernel"
 _MEMBER = "kernel"
+_MOST = 64
+"""So many are kept of one driver for a job. The working directory is in what cuDNN generates: where each
+start has another one, none would be found again, and each start would add some."""
 _MODE = 0o644
 _KERNEL = re.compile("[0-9a-f]{16}")
 _FILES = "[0-9a-f]/[0-9a-f]/" + "[0-9a-f]" * 14
@@ -50,7 +56,7 @@ def _begin() -> None:
 
 
 def _driver() -> str | None:
-    """Return the version of the driver that is loaded; None if it is another one than NVIDIA's for Linux."""
+    """Return the version of the driver that is loaded; None if it is not NVIDIA's for Linux."""
     found = _DRIVER.search(Path("/proc/self/maps").read_text(errors="replace"))
     return found and found[1]
 
@@ -83,10 +89,22 @@ def _restore(folder: Path, driver: str) -> None:
 @guarded
 def _record(folder: Path, driver: str, known: set[str]) -> None:
     client = active_client()
-    for kernel in set(_kernels(folder)) - known if client else ():
-        known.add(kernel)
+    added = sorted(set(_kernels(folder)) - known)
+    known.update(added)
+    if client is None or not added:
+        return
+    kept = sum(key.startswith(f"{driver}-") for _, key in client.profile(NAMESPACE))
+    if kept + len(added) > _MOST:
+        logger.warning(
+            "the driver compiled %d kernels, and %d are kept already, of %d at most: they are found again "
+            "where a job is started in the same working directory on each machine",
+            len(added),
+            kept,
+            _MOST,
+        )
+    for kernel in added[: max(_MOST - kept, 0)]:
         content = _path(folder, kernel).read_bytes()
-        if client and _is_whole(content):
+        if _is_whole(content):
             client.put(NAMESPACE, f"{driver}-{kernel}", {_MEMBER: content})
 
 

@@ -10,7 +10,7 @@ DRIVER, ANOTHER = "580.159.04", "590.44.01"
 # Stands for a GPU: a library of the driver's name, what torch.cuda does when it is initialized, and
 # what the driver does when it lacks a kernel.
 LAUNCH = f"""
-import ctypes, shutil, struct
+import ctypes, multiprocessing, shutil, struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,12 +39,13 @@ def launch():
             right = right and path.read_bytes() == kernel(name)
         elif not os.environ.get("CUDA_CACHE_DISABLE"):
             with suppress(OSError):
-                path.parent.mkdir(parents=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(kernel(name)[: int(os.environ.get("WRITTEN", 1000))])
     report(found=found, right=right)
 """
 PROCESS = LAUNCH + "\nlaunch()\n"
-CHILD = LAUNCH + "\nimport torch.multiprocessing as mp\nmp.get_context('fork').Process(target=launch).start()\n"
+CHILD = LAUNCH + "\nmultiprocessing.get_context('fork').Process(target=launch).start()\n"
+MANY = [f"{number:016x}" for number in range(70)]
 EXTENDED = PROCESS.replace(str(NAMES), str([*NAMES, "ffffffffffffffff"]))
 
 
@@ -100,6 +101,16 @@ def test_what_a_child_of_multiprocessing_compiled_is_stored(new_fleet: NewFleet)
     assert start(new_fleet().recorder(), CHILD).count("puts") == len(NAMES)
 
 
+def test_what_is_different_at_each_start_does_not_pile_up(new_fleet: NewFleet) -> None:
+    fleet, script = new_fleet(), PROCESS.replace(str(NAMES), str(MANY))
+    first, second = (fleet.fresh().start(script, DRIVER=f"libcuda.so.{DRIVER}") for _ in range(2))
+    assert (first.count("puts"), second.count("puts")) == (64, 0)
+    assert len(second.facts["found"]) == 64
+    for each, kept in (first, 0), (second, 64):
+        (warning,) = each.warnings
+        assert f"{kept} are kept already" in warning
+
+
 @pytest.mark.parametrize("size", [0, 40])
 def test_what_is_not_written_whole_is_not_stored(new_fleet: NewFleet, size: int) -> None:
     assert start(new_fleet().recorder(), WRITTEN=str(size)).count("puts") == 0
@@ -126,10 +137,14 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_the_job_goes_on(record
 ATTENTION = """
 import torch
 
+# The path of this folder is in what cuDNN generates.
+folder = os.getcwd()
+os.chdir("/")
 query = torch.randn(2, 16, 1024, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
 attention = torch.nn.functional.scaled_dot_product_attention
 attention(query, query, query, is_causal=True).sum().backward()
 torch.cuda.synchronize()
+os.chdir(folder)
 report()
 """
 
