@@ -5,13 +5,11 @@ it keeps in a file, named by a digest of all that went into it. It looks for the
 what lies there by then is found, whatever the folder's index says; a damaged one is compiled again.
 """
 
-import atexit
 import logging
 import os
 import re
 import struct
 from collections.abc import Iterator
-from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
@@ -49,10 +47,8 @@ def _begin() -> None:
         return
     folder = Path(os.environ.get("CUDA_CACHE_PATH") or Path.home() / ".nv/ComputeCache")
     _restore(folder, driver)
-    record = partial(_record, folder, driver, set(_kernels(folder)))
-    atexit.register(record)
-    # A child of multiprocessing ends without the former.
-    Finalize(None, record, exitpriority=0)
+    # Unlike atexit's, it is called where a child of multiprocessing ends, too.
+    Finalize(None, _record, (folder, driver, set(_kernels(folder))), exitpriority=0)
 
 
 def _driver() -> str | None:
@@ -90,7 +86,6 @@ def _restore(folder: Path, driver: str) -> None:
 def _record(folder: Path, driver: str, known: set[str]) -> None:
     client = active_client()
     added = sorted(set(_kernels(folder)) - known)
-    known.update(added)
     if client is None or not added:
         return
     kept = sum(key.startswith(f"{driver}-") for _, key in client.profile(NAMESPACE))
