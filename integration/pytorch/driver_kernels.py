@@ -5,15 +5,20 @@ it keeps in a file, named by a digest of all that went into it. It looks for the
 what lies there by then is found, whatever the folder's index says; a damaged one is compiled again.
 """
 
+import atexit
 import logging
 import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from multiprocessing import parent_process
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
 
+from s3cache import folders
 from s3cache.integration.hooks import guarded, require
 from s3cache.integration.placing import place
 from s3cache.integration.pytorch.switch import active_client
@@ -23,10 +28,10 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "driver-kernel"
 _MEMBER = "kernel"
 _MOST = 64
-"""So many are kept of one driver for a job. The working directory is in what cuDNN generates: where each
-start has another one, none would be found again, and each start would add some."""
+"""So many of a job's are used, the newest. The working directory is in what cuDNN generates: where each
+start has another one, none is found again, and the profile forgets what is not used."""
 _MODE = 0o644
-_KERNEL = re.compile("[0-9a-f]{16}")
+"""The driver's own."""
 _FILES = "[0-9a-f]/[0-9a-f]/" + "[0-9a-f]" * 14
 _DRIVER = re.compile(r"/libcuda\.so\.([0-9]{3,}(?:\.[0-9]+)+)$", re.MULTILINE)
 _HEADER = struct.Struct("<IQQQ")
@@ -42,19 +47,31 @@ def install(module: ModuleType) -> None:
 
 @guarded
 def _begin() -> None:
-    driver = _driver()
-    if driver is None or os.environ.get("CUDA_CACHE_DISABLE") == "1":
+    driver, folder = _driver(), _folder()
+    if driver is None or folder is None:
         return
-    folder = Path(os.environ.get("CUDA_CACHE_PATH") or Path.home() / ".nv/ComputeCache")
     _restore(folder, driver)
-    # Unlike atexit's, it is called where a child of multiprocessing ends, too.
-    Finalize(None, _record, (folder, driver, set(_kernels(folder))), exitpriority=0)
+    record = partial(_record, folder, driver, set(_kernels(folder)))
+    if parent_process() is None:
+        atexit.register(record)
+    else:
+        # A child of multiprocessing ends without atexit's.
+        Finalize(None, record, exitpriority=0)
 
 
 def _driver() -> str | None:
     """Return the version of the driver that is loaded; None if it is not NVIDIA's for Linux."""
     found = _DRIVER.search(Path("/proc/self/maps").read_text(errors="replace"))
     return found and found[1]
+
+
+def _folder() -> Path | None:
+    """Return where the driver keeps what it compiles; None if it does not."""
+    home, chosen = os.environ.get("HOME"), os.environ.get("CUDA_CACHE_PATH")
+    if os.environ.get("CUDA_CACHE_DISABLE") == "1" or not (home or chosen):
+        return None
+    # A job may change its working directory.
+    return Path(chosen or f"{home}/.nv/ComputeCache").absolute()
 
 
 def _kernels(folder: Path) -> Iterator[str]:
@@ -70,37 +87,30 @@ def _restore(folder: Path, driver: str) -> None:
     client = active_client()
     if client is None:
         return
-    for _, key in client.profile(NAMESPACE):
-        kernel = key.removeprefix(f"{driver}-")
-        if not _KERNEL.fullmatch(kernel):
-            continue
-        path = _path(folder, kernel)
-        if path.exists():
-            client.use(NAMESPACE, key)
-        elif entry := client.get(NAMESPACE, key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            place(path, entry.members[_MEMBER], _MODE)
+    key = re.compile(re.escape(driver) + "-([0-9a-f]{16})")
+    found = [key.fullmatch(each) for _, each in client.profile(NAMESPACE)]
+    try:
+        for match in [match for match in found if match][-_MOST:]:
+            path = _path(folder, match[1])
+            if path.exists():
+                client.use(NAMESPACE, match[0])
+            elif entry := client.get(NAMESPACE, match[0]):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                place(path, entry.members[_MEMBER], _MODE)
+    except OSError as error:
+        # As in a home that is read-only, where the driver keeps nothing either.
+        logger.info("what the driver compiles is not restored: %s", error)
 
 
 @guarded
 def _record(folder: Path, driver: str, known: set[str]) -> None:
-    client = active_client()
-    added = sorted(set(_kernels(folder)) - known)
-    if client is None or not added:
-        return
-    kept = sum(key.startswith(f"{driver}-") for _, key in client.profile(NAMESPACE))
-    if kept + len(added) > _MOST:
-        logger.warning(
-            "the driver compiled %d kernels, and %d are kept already, of %d at most: they are found again "
-            "where a job is started in the same working directory on each machine",
-            len(added),
-            kept,
-            _MOST,
-        )
-    for kernel in added[: max(_MOST - kept, 0)]:
-        content = _path(folder, kernel).read_bytes()
-        if _is_whole(content):
-            client.put(NAMESPACE, f"{driver}-{kernel}", {_MEMBER: content})
+    if client := active_client():
+        for kernel in set(_kernels(folder)) - known:
+            # The driver may drop one meanwhile, and a folder that is shared hold anything.
+            with suppress(OSError), os.fdopen(folders.open_to_read(_path(folder, kernel)), "rb") as file:
+                content = file.read()
+                if _is_whole(content):
+                    client.put(NAMESPACE, f"{driver}-{kernel}", {_MEMBER: content})
 
 
 def _is_whole(content: bytes) -> bool:

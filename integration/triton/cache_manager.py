@@ -37,7 +37,7 @@ class S3CacheManager(FileCacheManager):  # type: ignore[misc]
         """Note which files make up a kernel, and store it."""
         path = super().put_group(filename, group)
         if self._is_cache:
-            kernels.store(self.key, filename, group)
+            kernels.store(self.cache_dir, self.key, filename)
         return path
 
     def get_file(self, filename: str) -> str | None:

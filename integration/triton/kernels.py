@@ -114,15 +114,14 @@ def restore(folder: Folder, path: str, key: str, filename: str) -> dict[str, str
 
 
 @guarded
-def store(key: str, filename: str, group: dict[str, str]) -> None:
-    """Store a kernel that was compiled here."""
+def store(folder: str, key: str, filename: str) -> None:
+    """Store a kernel that was compiled here, unless a launch would lack a part of it."""
     cache = active_client()
-    if cache is None:
+    group = on_disk(folder, filename) if cache else None
+    if cache is None or group is None:
         return
     stem = filename.removesuffix(f".{METADATA}")
     members = {name.removeprefix(f"{stem}."): Path(path).read_bytes() for name, path in group.items()}
-    if not _is_launchable(members):
-        return
     members[METADATA] = members[METADATA].replace(_TRITON, _PLACEHOLDER)
     cache.put(NAMESPACE, key, members, on_demand=members.keys() - BINARIES - {METADATA})
 
@@ -130,9 +129,7 @@ def store(key: str, filename: str, group: dict[str, str]) -> None:
 def store_folder(folder: Path) -> None:
     """Store the kernel that lies in a folder of Triton's, if one does."""
     for path in folder.glob(f"{_GROUP}*"):
-        filename = path.name.removeprefix(_GROUP)
-        if group := on_disk(str(folder), filename):
-            store(folder.name, filename, group)
+        store(str(folder), folder.name, path.name.removeprefix(_GROUP))
 
 
 @guarded
