@@ -73,12 +73,13 @@ def compile_kernels(
             client.start()
         elif push:
             raise click.ClickException("--push stores nothing: the cache is off, as said above")
-        failed = _compile(work, jobs)
+        done = _compile(work, jobs)
+    failed = [compiled for compiled in done if compiled.error]
     click.echo(f"s3cache: {len(work) - len(failed)} of {len(work)} kernels are compiled")
     for compiled in failed:
         click.echo(f"{compiled.title}: {compiled.error}", err=True)
     if client:
-        _push(client)
+        _push(client, [compiled for compiled in done if not compiled.error])
     if failed:
         raise SystemExit(1)
 
@@ -103,10 +104,10 @@ def _compile(work: list[Job], jobs: int) -> list[Compiled]:
     with click.progressbar(
         compile_all(work, min(jobs, len(work))), length=len(work), label="s3cache: compiling"
     ) as done:
-        return [compiled for compiled in done if compiled.error]
+        return list(done)
 
 
-def _push(client: clients.Client) -> None:
+def _push(client: clients.Client, compiled: list[Compiled]) -> None:
     flushed = client.flush(PUSH_SECONDS)
     if flushed is None:
         raise click.ClickException("no word from the agent of what is stored; its log may say why")
@@ -114,6 +115,11 @@ def _push(client: clients.Client) -> None:
     warnings = json.loads(flushed.report)["warnings"]
     if flushed.pending or warnings:
         raise click.ClickException(": ".join(["kernels may be missing in the bucket", *warnings]))
+    missing = [each for each in compiled if client.get("triton", each.key, []) is None]
+    if missing:
+        raise click.ClickException(
+            f"{len(missing)} of {len(compiled)} kernels are not in the bucket; see above"
+        )
 
 
 def _check(settings: Settings) -> None:
@@ -141,5 +147,7 @@ def _set_environment(push: bool, folder: str) -> None:
         os.environ["S3CACHE_JOB"] = KERNELS_JOB
         # What lies in Triton's own folder would not be stored.
         os.environ["TRITON_CACHE_DIR"] = folder
+        # Nor would be what a manager of the user's keeps.
+        os.environ.pop("TRITON_CACHE_MANAGER", None)
     else:
         os.environ["S3CACHE_MODE"] = Mode.OFF.value

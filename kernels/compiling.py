@@ -1,5 +1,6 @@
 """Compiling declared kernels: each configuration for each target in a process of its own kind."""
 
+import base64
 import hashlib
 import importlib
 import importlib.util
@@ -35,12 +36,26 @@ class Compiled(NamedTuple):
     digest: str = ""
     error: str = ""
 
+    @property
+    def key(self) -> str:
+        """By what Triton asks its cache manager for the kernel."""
+        return base64.b32encode(bytes.fromhex(self.digest)).decode().rstrip("=")
+
 
 def load(source: str) -> ModuleType:
     """Return a module by name or by its file.
 
-    Raises ImportError when there is none. What else its code raises is its own.
+    Raises ImportError when there is none, or it ends the process. What else its code raises is its own.
     """
+    try:
+        return _load(source)
+    except SystemExit as error:
+        raise ImportError(
+            f'{source} ends the process when it is imported; let it do so below if __name__ == "__main__"'
+        ) from error
+
+
+def _load(source: str) -> ModuleType:
     path = Path(source)
     if path.suffix != ".py":
         if not all(map(str.isidentifier, source.split("."))):
@@ -143,26 +158,31 @@ def _arguments(function: Any, declaration: Declaration) -> dict[str, Any]:
         raise TypeError(f"the kernel has no argument {', '.join(sorted(unknown))}")
     arguments: dict[str, Any] = {}
     for name in function.arg_names:
-        kind, _, divisor = declaration.signature.get(name, "").partition(":")
+        kind = declaration.signature.get(name, "")
         if kind.startswith("*"):
             if kind[1:] not in _TORCH_TYPES:
                 raise TypeError(
                     f"{kind} of {name} is no type that is known; they are {', '.join(_TORCH_TYPES)}"
                 )
             arguments[name] = MockTensor.wrap_dtype(getattr(torch, _TORCH_TYPES[kind[1:]]))
-        elif kind in ("i1", "u1"):
-            arguments[name] = True
-        elif kind.startswith("i"):
-            arguments[name] = {"": _ODD, "1": 1, "16": 16}[divisor] + (_WIDE if kind == "i64" else 0)
-        elif kind.startswith("fp"):
-            arguments[name] = 0.5
+        elif kind in _NUMBERS:
+            arguments[name] = _NUMBERS[kind]
+        elif kind:
+            raise TypeError(f"{kind} of {name} is no type of a number; they are {', '.join(_NUMBERS)}")
     return arguments
 
 
-_ODD = 3
-"""Neither 1 nor a multiple of 16."""
-_WIDE = 1 << 40
-"""A multiple of 16 that needs 64 bits."""
+_NUMBERS = {
+    "i1": True,
+    "u1": True,
+    "i32": 3,
+    "i32:1": 1,
+    "i32:16": 16,
+    "i64": (1 << 40) + 3,
+    "i64:16": 1 << 40,
+    "fp32": 0.5,
+}
+"""Of each type a value that Triton takes for it; 3 is neither 1 nor a multiple of 16."""
 _TORCH_TYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",

@@ -166,6 +166,8 @@ class Client:
 
     def profile(self, namespace_prefix: str) -> list[tuple[str, str]]:
         """Return namespace and key of what this job's profile has in namespaces that begin so."""
+        if namespace_prefix in self.settings.exclude:
+            return []
         reply = self._ask(protocol.ProfileOf(namespace_prefix))
         return reply.keys if isinstance(reply, protocol.Profile) else []
 

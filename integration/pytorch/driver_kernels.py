@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from multiprocessing import parent_process
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from s3cache import folders
+from s3cache.client import Client
 from s3cache.integration.hooks import guarded, require
 from s3cache.integration.placing import place
 from s3cache.integration.pytorch.switch import active_client
@@ -27,11 +27,13 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "driver-kernel"
 _MEMBER = "kernel"
-_MOST = 64
+_MOST = 128
 """So many of a job's are used, the newest. The working directory is in what cuDNN generates: where each
 start has another one, none is found again, and the profile forgets what is not used."""
 _MODE = 0o644
 """The driver's own."""
+_OURS = 0
+"""The time of a file that came from a bucket: to store it again would be to vouch for what others made."""
 _FILES = "[0-9a-f]/[0-9a-f]/" + "[0-9a-f]" * 14
 _DRIVER = re.compile(r"/libcuda\.so\.([0-9]{3,}(?:\.[0-9]+)+)$", re.MULTILINE)
 _HEADER = struct.Struct("<IQQQ")
@@ -51,7 +53,7 @@ def _begin() -> None:
     if driver is None or folder is None:
         return
     _restore(folder, driver)
-    record = partial(_record, folder, driver, set(_kernels(folder)))
+    record = partial(_record, folder, driver, _written(folder))
     if parent_process() is None:
         atexit.register(record)
     else:
@@ -74,12 +76,14 @@ def _folder() -> Path | None:
     return Path(chosen or f"{home}/.nv/ComputeCache").absolute()
 
 
-def _kernels(folder: Path) -> Iterator[str]:
-    return ("".join(path.parts[-3:]) for path in folder.glob(_FILES))
-
-
-def _path(folder: Path, kernel: str) -> Path:
-    return folder / kernel[0] / kernel[1] / kernel[2:]
+def _written(folder: Path) -> set[tuple[Path, int]]:
+    """Return what the driver has written into its folder, each with the time."""
+    found = set()
+    for path in folder.glob(_FILES):
+        # The driver may drop one meanwhile.
+        with suppress(OSError):
+            found.add((path, path.lstat().st_mtime_ns))
+    return {(path, time) for path, time in found if time != _OURS}
 
 
 @guarded
@@ -87,35 +91,46 @@ def _restore(folder: Path, driver: str) -> None:
     client = active_client()
     if client is None:
         return
-    key = re.compile(re.escape(driver) + "-([0-9a-f]{16})")
+    key = re.compile(re.escape(driver) + "-([0-9a-f])([0-9a-f])([0-9a-f]{14})")
     found = [key.fullmatch(each) for _, each in client.profile(NAMESPACE)]
     try:
         for match in [match for match in found if match][-_MOST:]:
-            path = _path(folder, match[1])
+            path = folder.joinpath(*match.groups())
             if path.exists():
                 client.use(NAMESPACE, match[0])
-            elif entry := client.get(NAMESPACE, match[0]):
+            elif content := _stored(client, match[0]):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                place(path, entry.members[_MEMBER], _MODE)
+                place(path, content, _MODE)
+                os.utime(path, (_OURS, _OURS))
     except OSError as error:
         # As in a home that is read-only, where the driver keeps nothing either.
         logger.info("what the driver compiles is not restored: %s", error)
 
 
+def _stored(client: Client, key: str) -> bytes | None:
+    for entry in client.variants(NAMESPACE, key):
+        content = entry.members.get(_MEMBER, b"")
+        if len(content) == _size(content):
+            return content
+    return None
+
+
 @guarded
-def _record(folder: Path, driver: str, known: set[str]) -> None:
-    if client := active_client():
-        for kernel in set(_kernels(folder)) - known:
-            # The driver may drop one meanwhile, and a folder that is shared hold anything.
-            with suppress(OSError), os.fdopen(folders.open_to_read(_path(folder, kernel)), "rb") as file:
-                content = file.read()
-                if _is_whole(content):
-                    client.put(NAMESPACE, f"{driver}-{kernel}", {_MEMBER: content})
+def _record(folder: Path, driver: str, known: set[tuple[Path, int]]) -> None:
+    client = active_client()
+    for path, _ in _written(folder) - known if client else ():
+        # A folder that is shared may hold anything.
+        with suppress(OSError), os.fdopen(folders.open_to_read(path), "rb") as file:
+            header = file.read(_HEADER.size)
+            # Another process may be writing it.
+            if client and os.fstat(file.fileno()).st_size == _size(header):
+                kernel = "".join(path.parts[-3:])
+                client.put(NAMESPACE, f"{driver}-{kernel}", {_MEMBER: header + file.read()})
 
 
-def _is_whole(content: bytes) -> bool:
-    """Return whether a file is all there: another process may be writing it."""
-    if len(content) < _HEADER.size:
-        return False
-    _, asked, rest, _ = _HEADER.unpack_from(content)
-    return len(content) == _HEADER.size + int(asked) + int(rest)
+def _size(header: bytes) -> int:
+    """Return how large a file is that begins so; 0 if none does."""
+    if len(header) < _HEADER.size:
+        return 0
+    _, asked, rest, _ = _HEADER.unpack_from(header)
+    return _HEADER.size + int(asked) + int(rest)

@@ -45,11 +45,13 @@ def launch():
                     path.symlink_to("/dev/zero")
                 else:
                     path.write_bytes(kernel(name)[: int(os.environ.get("WRITTEN", 1000)) + 10 * number])
+                    if "LAID" in os.environ:
+                        os.utime(path, (0, 0))
     report(found=found, right=right)
 """
 PROCESS = LAUNCH + "\nlaunch()\n"
 CHILD = LAUNCH + "\nmultiprocessing.get_context('fork').Process(target=launch).start()\n"
-MANY = [f"{number:016x}" for number in range(70)]
+MANY = [f"{number:016x}" for number in range(130)]
 EXTENDED = PROCESS.replace(str(NAMES), str([*NAMES, "ffffffffffffffff"]))
 
 
@@ -110,7 +112,7 @@ def test_of_what_piles_up_the_newest_are_used(new_fleet: NewFleet) -> None:
     fleet = new_fleet()
     first = start(fleet.fresh(), PROCESS.replace(str(NAMES), str(MANY)))
     second = start(fleet.fresh())
-    assert (first.count("puts"), second.count("bucket_hits"), second.count("puts")) == (70, 64, len(NAMES))
+    assert (first.count("puts"), second.count("bucket_hits"), second.count("puts")) == (130, 128, len(NAMES))
     assert start(fleet.fresh()).facts["found"] == NAMES
 
 
@@ -118,12 +120,52 @@ def test_what_is_not_written_whole_is_not_stored(new_fleet: NewFleet) -> None:
     assert start(new_fleet().recorder(), WRITTEN="20").count("puts") == 0
 
 
+def test_what_another_job_laid_there_meanwhile_is_not_stored(new_fleet: NewFleet) -> None:
+    """It may have come from a bucket that this job does not trust, and would be signed by its key."""
+    fleet = new_fleet()
+    assert start(fleet.recorder(), LAID="1").count("puts") == 0
+    start(fleet.recorder())
+    machine = fleet.fresh()
+    start(machine)
+    laid = list((machine.folder / "home/.nv/ComputeCache").glob("?/?/*"))
+    assert [path.stat().st_mtime_ns for path in laid] == [0] * len(NAMES)
+
+
+STORE = f"""
+import torch
+from s3cache import client
+put = client.current().put
+good = struct.pack("<IQQQ", 65, 3, len({NAMES[2]!r}), 0) + b"key" + {NAMES[2]!r}.encode()
+for key, members in {{
+    "{DRIVER}-{NAMES[0]}": {{"another": good}},
+    "{DRIVER}-{NAMES[1]}": {{"kernel": b"short"}},
+    "{DRIVER}-../../{NAMES[2][6:]}": {{"kernel": good}},
+    "{DRIVER}-{NAMES[2]}": {{"kernel": good}},
+}}.items():
+    put("driver-kernel", key, members)
+report()
+"""
+
+
+def test_what_is_no_kernel_is_passed_over(new_fleet: NewFleet) -> None:
+    fleet = new_fleet()
+    assert fleet.recorder().run("import struct" + STORE).count("puts") == 4
+    found = start(fleet.fresh()).facts
+    assert (found["found"], found["right"]) == ([NAMES[2]], True)
+
+
 def test_a_link_is_not_stored_and_what_lies_beside_it_is(new_fleet: NewFleet) -> None:
     assert start(new_fleet().recorder(), LINK=NAMES[1]).count("puts") == 2
 
 
 @pytest.mark.parametrize(
-    "variables", [{"CUDA_CACHE_DISABLE": "1"}, {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}, {"HOME": ""}]
+    "variables",
+    [
+        {"CUDA_CACHE_DISABLE": "1"},
+        {"S3CACHE_EXCLUDE": "driver-kernel"},
+        {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},
+        {"HOME": ""},
+    ],
 )
 def test_nothing_is_read_or_written_where_there_is_to_be_no_cache(
     recorded: Fleet, variables: dict[str, str]

@@ -179,6 +179,7 @@ from s3cache.kernels import declare
 def crash(x, block: tl.constexpr):
     tl.store(x + tl.arange(0, block), 0.0)
 
+@declare({"x": "u32"}, {"block": 64})
 @declare({"x": "*u16"}, {"block": 64})
 @declare({"y": "*fp32"}, {"block": 64})
 @triton.jit
@@ -201,6 +202,7 @@ def test_what_crashes_the_compiler_or_is_declared_wrong_is_named(tmp_path: Path)
     assert crashed.error == "the process that compiled it died"
     assert [each.error.partition(";")[0] for each in wrong] == [
         "TypeError: triton.jit is missing below declare",
+        "TypeError: u32 of x is no type of a number",
         "TypeError: *u16 of x is no type that is known",
         "TypeError: the kernel has no argument y",
     ]

@@ -112,6 +112,21 @@ def test_a_machine_that_fetched_them_compiles_nothing(new_machine: NewMachine, p
     assert (counts["bucket_hits"], counts["disk_hits"], counts["misses"]) == (0, 3, 0)
 
 
+def test_a_manager_that_the_user_chose_does_not_keep_them_from_the_bucket(
+    machine: Machine, bucket: Bucket
+) -> None:
+    manager = {"TRITON_CACHE_MANAGER": "triton.runtime.cache:FileCacheManager"}
+    end = compile_file(machine, ONE, "--target", "cuda:90", "--push", **manager)
+    assert (end.status, len(bucket.keys("triton"))) == (0, 1)
+
+
+def test_what_did_not_come_into_the_bucket_is_an_error(machine: Machine, bucket: Bucket) -> None:
+    end = compile_file(machine, ONE, "--target", "cuda:90", "--push", S3CACHE_DISK_LIMIT="20kB")
+    assert (end.status, bucket.keys("triton")) == (1, [])
+    assert "a result was not kept" in end.stderr
+    assert "1 of 1 kernels are not in the bucket" in end.stderr
+
+
 def test_warm_fetches_what_a_job_used_and_the_kernels(new_machine: NewMachine, pushed: Pushed) -> None:
     note(pushed.bucket, "train", Reference(0, Manifest("fx-graph", "key", [])))
     warm = new_machine(knows=pushed.bucket).s3cache("warm", "--job", "train", "--kernels")
@@ -153,6 +168,12 @@ def test_a_source_that_has_no_kernels_is_refused(machine: Machine, source: str, 
     end = machine.s3cache("kernels", "compile", source)
     assert (end.status, end.stdout) == (2, "")
     assert end.stderr.splitlines()[-1] == f"Error: Invalid value for MODULE_OR_FILE: {says}"
+
+
+def test_a_source_that_ends_the_process_is_refused(machine: Machine) -> None:
+    end = compile_file(machine, ONE + "import sys; sys.exit(0)\n")
+    assert (end.status, end.stdout) == (2, "")
+    assert "ours.py ends the process when it is imported" in end.stderr
 
 
 @pytest.mark.parametrize(
