@@ -53,7 +53,7 @@ def _begin() -> None:
     if driver is None or folder is None:
         return
     _restore(folder, driver)
-    record = partial(_record, folder, driver, _written(folder))
+    record = partial(_record, folder, driver, set(folder.glob(_FILES)))
     if parent_process() is None:
         atexit.register(record)
     else:
@@ -74,16 +74,6 @@ def _folder() -> Path | None:
         return None
     # A job may change its working directory.
     return Path(chosen or f"{home}/.nv/ComputeCache").absolute()
-
-
-def _written(folder: Path) -> set[tuple[Path, int]]:
-    """Return what the driver has written into its folder, each with the time."""
-    found = set()
-    for path in folder.glob(_FILES):
-        # The driver may drop one meanwhile.
-        with suppress(OSError):
-            found.add((path, path.lstat().st_mtime_ns))
-    return {(path, time) for path, time in found if time != _OURS}
 
 
 @guarded
@@ -116,21 +106,23 @@ def _stored(client: Client, key: str) -> bytes | None:
 
 
 @guarded
-def _record(folder: Path, driver: str, known: set[tuple[Path, int]]) -> None:
+def _record(folder: Path, driver: str, known: set[Path]) -> None:
     client = active_client()
-    for path, _ in _written(folder) - known if client else ():
-        # A folder that is shared may hold anything.
+    for path in set(folder.glob(_FILES)) - known if client else ():
+        # The driver may drop one meanwhile, and a folder that is shared hold anything.
         with suppress(OSError), os.fdopen(folders.open_to_read(path), "rb") as file:
+            status = os.fstat(file.fileno())
             header = file.read(_HEADER.size)
             # Another process may be writing it.
-            if client and os.fstat(file.fileno()).st_size == _size(header):
+            is_whole = status.st_size == _size(header)
+            if client and is_whole and status.st_mtime_ns != _OURS:
                 kernel = "".join(path.parts[-3:])
                 client.put(NAMESPACE, f"{driver}-{kernel}", {_MEMBER: header + file.read()})
 
 
 def _size(header: bytes) -> int:
-    """Return how large a file is that begins so; 0 if none does."""
+    """Return how large a file is that begins so; -1 if none does."""
     if len(header) < _HEADER.size:
-        return 0
+        return -1
     _, asked, rest, _ = _HEADER.unpack_from(header)
     return _HEADER.size + int(asked) + int(rest)
