@@ -149,5 +149,7 @@ def _set_environment(push: bool, folder: str) -> None:
         os.environ["TRITON_CACHE_DIR"] = folder
         # Nor would be what a manager of the user's keeps.
         os.environ.pop("TRITON_CACHE_MANAGER", None)
+        # A pinned run does not see what it stores.
+        os.environ.pop("S3CACHE_PIN", None)
     else:
         os.environ["S3CACHE_MODE"] = Mode.OFF.value

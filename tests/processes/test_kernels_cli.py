@@ -112,11 +112,18 @@ def test_a_machine_that_fetched_them_compiles_nothing(new_machine: NewMachine, p
     assert (counts["bucket_hits"], counts["disk_hits"], counts["misses"]) == (0, 3, 0)
 
 
-def test_a_manager_that_the_user_chose_does_not_keep_them_from_the_bucket(
-    machine: Machine, bucket: Bucket
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TRITON_CACHE_MANAGER": "triton.runtime.cache:FileCacheManager"},
+        {"S3CACHE_PIN": "1"},
+        {"S3CACHE_DEADLINE": "0"},
+    ],
+)
+def test_what_the_user_chose_for_jobs_does_not_keep_them_from_the_bucket(
+    machine: Machine, bucket: Bucket, variables: dict[str, str]
 ) -> None:
-    manager = {"TRITON_CACHE_MANAGER": "triton.runtime.cache:FileCacheManager"}
-    end = compile_file(machine, ONE, "--target", "cuda:90", "--push", **manager)
+    end = compile_file(machine, ONE, "--target", "cuda:90", "--push", **variables)
     assert (end.status, len(bucket.keys("triton"))) == (0, 1)
 
 
