@@ -31,6 +31,7 @@ _ADAPTERS = {
     "pytorch.custom_artifacts": "torch.compiler._cache",
     "pytorch.driver_kernels": "torch.cuda",
     "pytorch.bundled_kernels": "torch._inductor.runtime.triton_heuristics",
+    "pytorch.retuning": "torch._inductor.runtime.triton_heuristics",
     "triton.selection": "triton.runtime.cache",
     "triton.platforms": "triton.runtime.build",
     "triton.texts": "triton.compiler.compiler",

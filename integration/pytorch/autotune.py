@@ -24,32 +24,13 @@ def _read_best(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) 
         # Inductor judges: what it cannot use with its present settings, it refuses.
         if (best := wrapped(*args, **kwargs)) is not None:
             break
-    if best is None:
-        best = wrapped(*args, **kwargs)
-    _spare_descent(best, *args, **kwargs)
-    return best
+    return wrapped(*args, **kwargs) if best is None else best
 
 
 def _save(wrapped: Callable[..., Any], cache: Any, args: Any, kwargs: Any) -> Any:
     result = wrapped(*args, **kwargs)
     _record(cache)
     return result
-
-
-@guarded
-def _spare_descent(best: Any, inductor_meta: Any, configs: list[Any]) -> None:
-    """Mark the configuration that coordinate descent ended at, if it began there.
-
-    Before torch 2.13 it takes such a one from the kernels of a graph and forgets how it was found.
-    """
-    if getattr(best, "found_by_coordesc", False):
-        for config in configs:
-            if _launch(config) == _launch(best):
-                config.found_by_coordesc = True
-
-
-def _launch(config: Any) -> tuple[Any, ...]:
-    return config.kwargs, config.num_warps, config.num_stages
 
 
 @guarded

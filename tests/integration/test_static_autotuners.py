@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from torch._inductor.runtime import runtime_utils
 
-from s3cache.integration.pytorch import autotune, static_autotuners
+from s3cache.integration.pytorch import static_autotuners
 
 ELSEWHERE = "/home/somebody/inductor"
 
@@ -30,13 +30,3 @@ def test_what_it_knows_of_another_machine_is_of_this_one(
     assert tuned.filename == str(tmp_path / "ke" / "kernel.py")
     assert fixed.filename == str(tmp_path / "fi" / "fixed.py")
     assert cache.local_cache == ("local", str(tmp_path / "ke" / "best.best_config"))
-
-
-@pytest.mark.parametrize("is_by_descent", [True, False])
-def test_a_configuration_that_descent_ended_at_is_not_descended_from(is_by_descent: bool) -> None:
-    def config(size: int, **how: bool) -> SimpleNamespace:
-        return SimpleNamespace(kwargs={"XBLOCK": size}, num_warps=4, num_stages=1, **how)
-
-    configs = [config(64), config(128)]
-    autotune._spare_descent(config(128, found_by_coordesc=is_by_descent), {}, configs)
-    assert [getattr(each, "found_by_coordesc", False) for each in configs] == [False, is_by_descent]
