@@ -291,6 +291,7 @@ def test_what_a_graph_carries_is_not_stored_twice(new_fleet: NewFleet) -> None:
 
 DESCENDED = """
 import torch
+from torch._dynamo.utils import counters
 from torch._inductor import config
 from triton import knobs
 
@@ -307,7 +308,7 @@ def step(x):
     return torch.softmax(x * 2, -1).sum(-1)
 
 step(torch.randn(4096, 4096, device="cuda"))
-report(found=found)
+report(found=found, tried=counters["inductor"]["coordesc_tuning_bench"])
 """
 
 
@@ -317,6 +318,8 @@ def test_where_coordinate_descent_ended_is_not_compiled_again(new_fleet: NewFlee
     recorded, second = fleet.recorder().run(DESCENDED), fleet.fresh().run(DESCENDED)
     third = fleet.fresh().run(DESCENDED)
     assert False in recorded.facts["found"]
+    assert recorded.facts["tried"] > 0
+    assert second.facts["tried"] == third.facts["tried"] == 0
     # What a graph that was loaded compiles differs in its key from what a worker compiled: once, for all.
     assert second.facts["found"].count(False) < recorded.facts["found"].count(False)
     assert False not in third.facts["found"]
