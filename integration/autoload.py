@@ -34,6 +34,7 @@ _ADAPTERS = {
     "pytorch.retuning": "torch._inductor.runtime.triton_heuristics",
     "triton.selection": "triton.runtime.cache",
     "triton.platforms": "triton.runtime.build",
+    "triton.configs": "triton.runtime.autotuner",
     "triton.texts": "triton.compiler.compiler",
 }
 """Each mechanism, one module in s3cache.integration, and the module of PyTorch or Triton it hooks."""

@@ -1,8 +1,8 @@
-"""Kernels of a graph whose best configuration was found: torch before 2.13 tunes some of them again.
+"""Kernels of which it is known where coordinate descent ended: PyTorch tunes some of them again.
 
-Where coordinate descent ended it takes from what the graph brought and forgets how it was found, or does
-not look for it where there was one configuration to begin with. And it halves the block of a reduction
-that was found as it does with those that are yet to be tried, and tries both.
+Before torch 2.13 it does not look for that where a graph brought one kernel, and forgets it where the
+graph brought that very one. It halves the block of a reduction, and tries the half too: before 2.13 even
+if the whole is what was found, later if the graph was compiled when it had been found already.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,11 @@ def install(module: ModuleType) -> None:
     """Hook `torch._inductor.runtime.triton_heuristics`. Raises HookMissing if it is not as expected."""
     from torch._inductor.runtime import autotune_cache
 
-    require(module, "CachingAutotuner._precompile_config", "Config", "triton_config_to_hashable")
-    wrap(module, "CachingAutotuner.recheck_autotune_cache", _recheck_autotune_cache)
-    wrap(module, "CachingAutotuner._dynamic_scale_rblock", _dynamic_scale_rblock)
+    recheck = "CachingAutotuner.recheck_autotune_cache"
+    halve = "CachingAutotuner._dynamic_scale_rblock"
+    require(module, recheck, halve, "CachingAutotuner._precompile_config")
+    wrap(module, recheck, _recheck_autotune_cache)
+    wrap(module, halve, _dynamic_scale_rblock)
     wrap(autotune_cache, "AutotuneCache.read_best", _read_best)
 
 
@@ -35,33 +37,27 @@ def _recheck_autotune_cache(wrapped: Callable[..., Any], autotuner: Any, args: A
 
 
 def _dynamic_scale_rblock(wrapped: Callable[..., Any], autotuner: Any, args: Any, kwargs: Any) -> Any:
-    return None if _found(autotuner) else wrapped(*args, **kwargs)
+    return None if _is_found(autotuner) else wrapped(*args, **kwargs)
 
 
 @guarded
 def _mark(best: Any, _: Any, configs: list[Any]) -> None:
-    """Mark the configuration that coordinate descent ended at, if the graph brought it."""
-    if getattr(best, "found_by_coordesc", False):
+    """Mark the one of the configurations that coordinate descent ended at."""
+    if _is_by_descent(best):
         for config in configs:
-            if _launch(config) == _launch(best):
+            if _hashable(config) == _hashable(best):
                 config.found_by_coordesc = True
-
-
-def _launch(config: Any) -> tuple[Any, ...]:
-    return config.kwargs, config.num_warps, config.num_stages
 
 
 @guarded
 def _take(autotuner: Any, reload_kernel: Callable[[], Any]) -> None:
-    """Take what coordinate descent ended at instead of the one configuration that the graph brought."""
-    from torch._inductor.runtime import triton_heuristics
-
-    best = _found(autotuner)
+    """Take the kernel that coordinate descent ended at instead of the one that the graph brought."""
+    found = _found(autotuner)
     (brought, *others) = autotuner.compile_results
-    if best is None or others or triton_heuristics.triton_config_to_hashable(brought.config) == best:
+    if found is None or others or _hashable(brought.config) == found:
         return
-    launch = dict(best)
-    config = triton_heuristics.Config(
+    launch = dict(found)
+    config = type(brought.config)(
         num_warps=launch.pop("num_warps"), num_stages=launch.pop("num_stages"), kwargs=launch
     )
     config.found_by_coordesc = True
@@ -71,6 +67,22 @@ def _take(autotuner: Any, reload_kernel: Callable[[], Any]) -> None:
 
 
 @guarded
+def _is_found(autotuner: Any) -> bool:
+    """Return whether all that the autotuner has is the configuration that was found."""
+    (config, *others) = (result.config for result in autotuner.compile_results)
+    return not others and (_is_by_descent(config) or _hashable(config) == _found(autotuner))
+
+
+def _is_by_descent(config: Any) -> bool:
+    return bool(getattr(config, "found_by_coordesc", False))
+
+
 def _found(autotuner: Any) -> Any:
     """Return the configuration that was found for a kernel, as PyTorch hashes it; None if none was."""
     return (autotuner.autotune_cache_info or {}).get("best_config")
+
+
+def _hashable(config: Any) -> Any:
+    from torch._inductor.runtime.runtime_utils import triton_config_to_hashable
+
+    return triton_config_to_hashable(config)

@@ -55,6 +55,7 @@ GONE = {
     "torch.cuda": ["_lazy_call"],
     "torch.distributed.distributed_c10d": ["_update_default_pg"],
     "triton.compiler.compiler": ["AsmDict.__missing__"],
+    "triton.runtime.autotuner": ["Config.__setstate__"],
     "triton.runtime.build": ["platform_key"],
     "triton.runtime.cache": ["FileCacheManager.put_group"],
 }

@@ -24,8 +24,10 @@ CASES = {
 
 # Inductor's own autotuner of a reduction, and Triton's compiler: all that a graph does but to launch.
 TUNED = f"""
+import pickle
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import triton
 import triton.language as tl
@@ -57,9 +59,11 @@ inductor_meta = dict(coordinate_descent_tuning=True, autotune_local_cache=True, 
 def config(blocks):
     return Config(dict(zip(("XBLOCK", "R0_BLOCK"), blocks)), num_warps=4, num_stages=1)
 
-def kernel(name, blocks):
-    configs = [config(each) for each in blocks]
+def kernel(name, blocks, is_known=False):
     file = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "ke", name + ".py")
+    configs, info = [config(each) for each in blocks], None
+    if is_known:
+        configs, _, info = triton_heuristics.check_autotune_cache(configs, str(file), inductor_meta)
     autotuner = CachingAutotuner(
         sums,
         triton_meta=deepcopy(triton_meta),
@@ -71,34 +75,52 @@ def kernel(name, blocks):
         size_hints=dict(x=1 << 20, r0_=4096),
         inductor_meta=dict(inductor_meta),
         filename=str(file),
+        autotune_cache_info=info,
     )
     autotuner._precompile_worker()
     return autotuner
 
+def handed_over(autotuner):
+    before = autotuner.prepare_for_pickle()
+    pickled = pickle.dumps(autotuner)
+    autotuner.restore_after_unpickle(before)
+    copy = pickle.loads(pickled)
+    copy.restore_after_unpickle(None)
+    return copy
+
+def reload():
+    return SimpleNamespace(fn=sums)
+
 def launched(autotuner):
+    autotuner._reload_kernel = reload
+    first = autotuner.compile_results[0]
     for result in autotuner.compile_results:
         result.kernel.n_regs = 128
     autotuner._make_launchers = lambda: None
     autotuner._dynamic_scale_rblock()
-    return [result.config.kwargs for result in autotuner.compile_results]
+    configs = [result.config.kwargs for result in autotuner.compile_results]
+    return [configs, getattr(first.config, "found_by_coordesc", False)]
 
-def saved(autotuner, blocks):
+def save(autotuner, blocks):
     configs = [result.config for result in autotuner.compile_results]
     _, cache, _ = triton_heuristics.check_autotune_cache(configs, autotuner.filename, inductor_meta)
     Path(autotuner.filename).parent.mkdir(parents=True, exist_ok=True)
     cache.save(config(blocks), 1_000_000, found_by_coordesc=True)
 
-untuned, found = dict(), dict()
+untuned, found, compiled, brought = dict(), dict(), dict(), dict()
 with compiling_for(Target.parse("cuda:90")):
     for name, (blocks, ended_at) in {CASES!r}.items():
         autotuner = kernel(name, blocks)
         if "RECORD" in os.environ:
             untuned[name] = launched(kernel(name, blocks))
-            saved(autotuner, ended_at)
-        autotuner.recheck_autotune_cache(lambda: None)
-        is_descended_from = not getattr(autotuner.compile_results[0].config, "found_by_coordesc", False)
-        found[name] = [launched(autotuner), is_descended_from]
-report(untuned=untuned, found=found)
+            save(autotuner, ended_at)
+        autotuner.recheck_autotune_cache(reload)
+        found[name] = launched(autotuner)
+        compiled[name] = launched(handed_over(kernel(name, blocks, is_known=True)))
+        later = handed_over(kernel(name, blocks, is_known=True))
+        later.recheck_autotune_cache(reload)
+        brought[name] = launched(later)
+report(untuned=untuned, found=found, compiled=compiled, brought=brought)
 """
 
 
@@ -117,18 +139,20 @@ def named(blocks: list[int]) -> dict[str, int]:
 def test_what_is_not_found_yet_is_tried_with_half_of_its_block_too(starts: list[Start], case: str) -> None:
     blocks, _ = CASES[case]
     tried = [*blocks, *([row, block // 2] for row, block in blocks)]
-    assert starts[0].facts["untuned"][case] == [named(each) for each in tried]
+    assert starts[0].facts["untuned"][case] == [[named(each) for each in tried], False]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_descent_ended_at_alone_is_launched(starts: list[Start], case: str) -> None:
+@pytest.mark.parametrize("how", ["found", "compiled", "brought"])
+def test_what_descent_ended_at_alone_is_launched(starts: list[Start], how: str, case: str) -> None:
+    """Found for a graph that lacks it; compiled by a worker that found it; brought by a graph of that."""
     _, ended_at = CASES[case]
     for start in starts:
-        assert start.facts["found"][case] == [[named(ended_at)], False]
+        assert start.facts[how][case] == [[named(ended_at)], True]
 
 
 def test_a_fresh_machine_compiles_none_of_them(starts: list[Start]) -> None:
-    assert starts[1].count("bucket_hits", "autotune") == len(CASES)
+    assert starts[1].count("bucket_hits", "autotune") >= len(CASES)
     assert starts[1].count("misses") == 0
     assert starts[1].warnings == []
 
