@@ -13,15 +13,18 @@ from s3cache.integration.hooks import guarded, require, wrap
 
 
 def install(module: ModuleType) -> None:
-    """Hook `torch._inductor.runtime.triton_heuristics`. Raises HookMissing if it is not as expected."""
+    """Hook `torch._inductor.runtime.triton_heuristics`, and the `autotune_cache` that it reads.
+
+    Raises HookMissing if they are not as expected.
+    """
     from torch._inductor.runtime import autotune_cache
 
     recheck = "CachingAutotuner.recheck_autotune_cache"
     halve = "CachingAutotuner._dynamic_scale_rblock"
     require(module, recheck, halve, "CachingAutotuner._precompile_config")
+    wrap(autotune_cache, "AutotuneCache.read_best", _read_best)
     wrap(module, recheck, _recheck_autotune_cache)
     wrap(module, halve, _dynamic_scale_rblock)
-    wrap(autotune_cache, "AutotuneCache.read_best", _read_best)
 
 
 def _read_best(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:

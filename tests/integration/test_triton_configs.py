@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,10 +23,9 @@ def hooked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))])
-def test_where_coordinate_descent_ended_stays_marked(again: object) -> None:
+def test_where_coordinate_descent_ended_stays_marked(again: Callable[[Any], Any]) -> None:
     found, untried = Config({"XBLOCK": 128}, num_warps=8), Config({"XBLOCK": 64})
     found.found_by_coordesc = True
-    assert callable(again)
     assert again(found).found_by_coordesc
     assert again(found).all_kwargs() == found.all_kwargs()
     assert not hasattr(again(untried), "found_by_coordesc")
