@@ -53,7 +53,7 @@ def _mark(best: Any, _: Any, configs: list[Any]) -> None:
 
 
 @guarded
-def _take(autotuner: Any, reload_kernel: Callable[[], Any]) -> None:
+def _take(autotuner: Any, reload_kernel_from_src: Callable[[], Any]) -> None:
     """Take the kernel that coordinate descent ended at instead of the one that the graph brought."""
     found = _found(autotuner)
     (brought, *others) = autotuner.compile_results
@@ -65,7 +65,7 @@ def _take(autotuner: Any, reload_kernel: Callable[[], Any]) -> None:
     )
     config.found_by_coordesc = True
     if autotuner.fn.fn is None:
-        autotuner.fn = reload_kernel().fn
+        autotuner.fn = reload_kernel_from_src().fn
     autotuner.compile_results = [autotuner._precompile_config(config)]
 
 

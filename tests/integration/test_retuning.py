@@ -31,6 +31,7 @@ from types import SimpleNamespace
 
 import triton
 import triton.language as tl
+from torch._inductor.codecache import StaticAutotunerFuture
 from torch._inductor.runtime import hints, triton_helpers, triton_heuristics
 from torch._inductor.runtime.triton_heuristics import CachingAutotuner, Config
 
@@ -46,6 +47,11 @@ def sums(rows, out, number, length, XBLOCK: tl.constexpr, R0_BLOCK: tl.constexpr
         total += tl.load(rows + row * length + at + column, mask=here, other=0.0)
     tl.store(out + row, tl.sum(total, 1)[:, None], row < number)
 
+def load(autotuner):
+    for result in autotuner.compile_results:
+        result.kernel.n_regs = 128
+
+CachingAutotuner._make_launchers = load
 triton_helpers.set_driver_to_gpu = lambda: None
 gpu = hints.DeviceProperties(
     type="cuda", index=0, multi_processor_count=132, cc=90, major=9, regs_per_multiprocessor=65536,
@@ -92,14 +98,14 @@ def reload():
     return SimpleNamespace(fn=sums)
 
 def launched(autotuner):
-    autotuner._reload_kernel = reload
-    first = autotuner.compile_results[0]
-    for result in autotuner.compile_results:
-        result.kernel.n_regs = 128
-    autotuner._make_launchers = lambda: None
-    autotuner._dynamic_scale_rblock()
-    configs = [result.config.kwargs for result in autotuner.compile_results]
-    return [configs, getattr(first.config, "found_by_coordesc", False)]
+    autotuner.precompile(reload_kernel=reload)
+    configs = [result.config for result in autotuner.compile_results]
+    return [[config.kwargs for config in configs], getattr(configs[0], "found_by_coordesc", False)]
+
+def launched_by_graph(autotuner):
+    future = StaticAutotunerFuture(autotuner)
+    future.reload_kernel_from_src = reload
+    return launched(future.result())
 
 def save(autotuner, blocks):
     configs = [result.config for result in autotuner.compile_results]
@@ -114,12 +120,9 @@ with compiling_for(Target.parse("cuda:90")):
         if "RECORD" in os.environ:
             untuned[name] = launched(kernel(name, blocks))
             save(autotuner, ended_at)
-        autotuner.recheck_autotune_cache(reload)
-        found[name] = launched(autotuner)
+        found[name] = launched_by_graph(autotuner)
         compiled[name] = launched(handed_over(kernel(name, blocks, is_known=True)))
-        later = handed_over(kernel(name, blocks, is_known=True))
-        later.recheck_autotune_cache(reload)
-        brought[name] = launched(later)
+        brought[name] = launched_by_graph(handed_over(kernel(name, blocks, is_known=True)))
 report(untuned=untuned, found=found, compiled=compiled, brought=brought)
 """
 
@@ -187,9 +190,8 @@ def hashed(config: Any) -> Any:
 def test_the_one_kernel_of_a_graph_gives_way_to_what_was_found() -> None:
     autotuner = Hooked(64, found=128)
     reloaded = object()
-    retuning._recheck_autotune_cache(
-        lambda _: None, autotuner, (lambda: SimpleNamespace(fn=SimpleNamespace(fn=reloaded)),), {}
-    )
+    source = {"reload_kernel_from_src": lambda: SimpleNamespace(fn=SimpleNamespace(fn=reloaded))}
+    retuning._recheck_autotune_cache(lambda **_: None, autotuner, (), source)
     assert autotuner.blocks() == [(128, True)]
     assert autotuner.fn.fn is reloaded
 
@@ -199,7 +201,7 @@ def test_the_one_kernel_of_a_graph_gives_way_to_what_was_found() -> None:
 )
 def test_what_the_graph_brought_stays_otherwise(autotuner: Hooked) -> None:
     before = list(autotuner.compile_results)
-    retuning._recheck_autotune_cache(lambda _: None, autotuner, (pytest.fail,), {})
+    retuning._recheck_autotune_cache(lambda **_: None, autotuner, (), {"reload_kernel_from_src": pytest.fail})
     assert autotuner.compile_results == before
 
 
