@@ -1,5 +1,6 @@
 """What the tests of PyTorch's adapters run against: buckets, each shared by fresh machines."""
 
+import os
 from collections.abc import Callable
 from itertools import count
 
@@ -27,9 +28,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def new_fleet(seaweedfs_server: Server, tmp_path_factory: pytest.TempPathFactory) -> NewFleet:
-    """Make fleets on one server; their recorders share one TMPDIR."""
+    """Make fleets on one server; their recorders share one TMPDIR, in all of pytest's workers."""
     numbers = count()
-    shims, tmp = tmp_path_factory.mktemp("shims") / "bin", tmp_path_factory.mktemp("recorders")
+    shims, ours = tmp_path_factory.mktemp("shims") / "bin", tmp_path_factory.getbasetemp()
+    tmp = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "recorders"
     write_shims(shims)
 
     def new() -> Fleet:

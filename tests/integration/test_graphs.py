@@ -1,5 +1,7 @@
 """FX graphs and AOTAutograd's results: recorded by one machine, found by one that is fresh."""
 
+from dataclasses import replace
+
 from tests.integration.conftest import NewFleet
 from tests.integration.jobs import CUBE, TRAINING
 from tests.integration.starts import Fleet, Machine, Start
@@ -113,7 +115,7 @@ def test_what_pytorch_cannot_read_is_compiled_anew(
     assert len(fleet.objects("manifests/")) == 6
 
     # The compiled libraries are here already, so that only graphs are compiled.
-    machine = fleet.copy_of(recorder, "inductor")
+    machine = replace(fleet.copy_of(recorder, "inductor"), tmp=recorder.tmp)
     machine.forget("fxgraph", "aotautograd")
     start = machine.start(TRAINING)
     assert start.facts["losses"] == recorded.facts["losses"]

@@ -201,7 +201,8 @@ def test_the_one_kernel_of_a_graph_gives_way_to_what_was_found() -> None:
 )
 def test_what_the_graph_brought_stays_otherwise(autotuner: Hooked) -> None:
     before = list(autotuner.compile_results)
-    retuning._recheck_autotune_cache(lambda **_: None, autotuner, (), {"reload_kernel_from_src": pytest.fail})
+    source = {"reload_kernel_from_src": pytest.fail}
+    retuning._recheck_autotune_cache(lambda **_: None, autotuner, (), source)
     assert autotuner.compile_results == before
 
 
