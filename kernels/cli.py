@@ -41,7 +41,13 @@ class _TargetType(click.ParamType):  # type: ignore[type-arg]
 @kernels.command("compile")
 @click.argument("sources", nargs=-1, metavar="[MODULE_OR_FILE]...")
 @click.option(
-    "--target", "targets", multiple=True, type=_TargetType(), default=["cuda:90"], show_default=True
+    "--target",
+    "targets",
+    multiple=True,
+    type=_TargetType(),
+    default=["cuda:90"],
+    show_default=True,
+    help="What to compile for, as cuda:90 for an H100; may be given several times.",
 )
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, type=click.IntRange(1))
 @click.option("--push", is_flag=True, help="Store what was compiled in the bucket.")
@@ -133,7 +139,8 @@ def _check(settings: Settings) -> None:
     here = f"here are Python {python}, triton {triton}, {platform_tag()}"
     if not known:
         raise click.ClickException(
-            f"nothing is known of the fleet: no machine with a GPU has written to {settings.url} yet"
+            f"nothing is known of the fleet: no machine with a GPU has written to {settings.url} yet; "
+            "let one run a job, or leave --check out"
         )
     if len(others) == len(known):
         raise click.ClickException(

@@ -4,9 +4,10 @@ import base64
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 
 from s3cache.kernels.declaration import Declaration, declared
 from s3cache.kernels.target import Target, compiling_for
+
+_OURS = (__file__, str(Path(__file__).with_name("declaration.py")), importlib.__file__)
 
 
 class Job(NamedTuple):
@@ -43,26 +46,46 @@ class Compiled(NamedTuple):
 
 
 def load(source: str) -> ModuleType:
-    """Return a module by name or by its file.
+    """Return a module by name, also from the working directory, or by its file.
 
-    Raises ImportError when there is none, or it ends the process. What else its code raises is its own.
+    What lies beside a file can be imported by it. Raises ImportError when there is none, or its code
+    raises or ends the process.
     """
+    path = Path(source)
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        raise ImportError(f"there is no file {source}")
+    if not is_file and not all(map(str.isidentifier, source.split("."))):
+        raise ImportError(f"{source!r} is neither a module nor a file that ends in .py")
+    # As Python does for a script and for -m, but behind what is installed.
+    folder = str(path.parent.resolve()) if is_file else os.getcwd()  # noqa: PTH109
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
-        return _load(source)
+        return _from_file(path) if is_file else importlib.import_module(source)
     except SystemExit as error:
         raise ImportError(
             f'{source} ends the process when it is imported; let it do so below if __name__ == "__main__"'
         ) from error
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{source}.".startswith(f"{missing}."):
+            raise ImportError(f"there is no module {source}, and it is no file that ends in .py") from error
+        raise ImportError(f"{source} cannot be imported:\n{_said(error)}") from error
 
 
-def _load(source: str) -> ModuleType:
-    path = Path(source)
-    if path.suffix != ".py":
-        if not all(map(str.isidentifier, source.split("."))):
-            raise ImportError(f"{source!r} is neither a module nor a file that ends in .py")
-        return importlib.import_module(source)
-    if not path.is_file():
-        raise ImportError(f"there is no file {source}")
+def _said(error: Exception) -> str:
+    """Return what an error says, and where it came from in code that is not ours."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in _OURS and not frame.filename.startswith("<frozen ")
+    ]
+    lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+    return "".join(lines).rstrip()
+
+
+def _from_file(path: Path) -> ModuleType:
     name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -71,7 +94,11 @@ def _load(source: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -125,8 +152,9 @@ def compile_one(job: Job) -> Compiled:
     """Compile in this process; Triton's cache manager takes care of the result."""
     kernel, declaration, configurations = _find(job)
     options: dict[str, Any] = dict(declaration.options)
-    constants = dict(declaration.constants)
+    tuned: dict[str, Any] = {}
     if configurations:
+        tuned = configurations[job.configuration].kwargs
         options |= configurations[job.configuration].all_kwargs()
     title = title_of(job)
     try:
@@ -135,7 +163,7 @@ def compile_one(job: Job) -> Compiled:
         function.device_caches.clear()
         with compiling_for(job.target):
             compiled = function.warmup(
-                grid=(1,), **_arguments(function, declaration), **constants, **options
+                grid=(1,), **_arguments(function, declaration, tuned), **declaration.constants, **options
             )
         return Compiled(job, title, compiled.hash)
     except Exception as error:
@@ -149,13 +177,24 @@ def _find(job: Job) -> tuple[Any, Declaration, list[Any]]:
     return kernel, declarations[job.declaration], _configurations(kernel)
 
 
-def _arguments(function: Any, declaration: Declaration) -> dict[str, Any]:
-    """Return what stands for a launch's arguments: Triton specializes by them as it does by real ones."""
+def _arguments(function: Any, declaration: Declaration, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands for a launch's arguments: Triton specializes by them as it does by real ones.
+
+    Raises TypeError when the declaration does not say of each argument, once, what it is.
+    """
     import torch
     from triton.runtime.jit import MockTensor
 
     if unknown := declaration.signature.keys() - set(function.arg_names):
         raise TypeError(f"the kernel has no argument {', '.join(sorted(unknown))}")
+    for name, parameter in function.signature.parameters.items():
+        said = [name in given for given in (declaration.signature, declaration.constants, tuned)]
+        if sum(said) > 1:
+            raise TypeError(f"{name} is said twice: among the types, the constants, what is tuned")
+        if not any(said) and parameter.default is parameter.empty:
+            raise TypeError(
+                f"{name} is neither among the types nor the constants, and heuristics compute nothing here"
+            )
     arguments: dict[str, Any] = {}
     for name in function.arg_names:
         kind = declaration.signature.get(name, "")
@@ -194,6 +233,9 @@ _TORCH_TYPES = {
     "i32": "int32",
     "i64": "int64",
     "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+    "u64": "uint64",
     "fp8e4nv": "float8_e4m3fn",
     "fp8e5": "float8_e5m2",
 }

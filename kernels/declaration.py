@@ -39,7 +39,17 @@ _declarations: dict[int, tuple[Any, list[Declaration]]] = {}
 def declare(
     signature: Mapping[str, str], constants: Mapping[str, Any] | None = None, **options: int
 ) -> Callable[[K], K]:
-    """Say of the kernel below, which stays as it is, how it is launched. There may be several."""
+    """Say of the kernel below, which stays as it is, how it is launched. There may be several.
+
+    Raises TypeError when that is no dict of types, or no dict of constants.
+    """
+    if not isinstance(signature, Mapping) or not isinstance(constants, Mapping | None):
+        raise TypeError(
+            'declare takes a dict of types by argument, as {"x": "*bf16"}, and one of constants'
+        )
+    for name, kind in signature.items():
+        if not isinstance(kind, str):
+            raise TypeError(f'the type of {name} is a word, as "i32", not {kind!r}; values are constants')
 
     def note(kernel: K) -> K:
         _, found = _declarations.setdefault(id(kernel), (kernel, []))

@@ -23,7 +23,9 @@ class Target(NamedTuple):
         """Return the target of that name. Raises ValueError when it is none."""
         match = _TARGET.match(text)
         if not match:
-            raise ValueError(f"a target is cuda and a compute capability, as cuda:90, not {text!r}")
+            raise ValueError(
+                f"a target is cuda and one compute capability, as an H100's cuda:90, not {text!r}"
+            )
         return cls(match[1], int(match[2]))
 
     def __str__(self) -> str:

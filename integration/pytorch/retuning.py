@@ -2,7 +2,8 @@
 
 Before torch 2.13 it does not look for that where a graph brought one kernel, and forgets it where the
 graph brought that very one. It halves the block of a reduction, and tries the half too: before 2.13 even
-if the whole is what was found, later if the graph was compiled when it had been found already.
+if the whole is what was found, later if the graph was compiled when it had been found already. Since 2.13
+it takes what the heuristic chose for what descent ended at, if descent was to follow and did not end.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from s3cache.integration.hooks import guarded, require, wrap
+from s3cache.integration.pytorch import best_configs
 
 
 def install(module: ModuleType) -> None:
@@ -22,14 +24,16 @@ def install(module: ModuleType) -> None:
     recheck = "CachingAutotuner.recheck_autotune_cache"
     halve = "CachingAutotuner._dynamic_scale_rblock"
     require(module, recheck, halve, "CachingAutotuner._precompile_config")
-    wrap(autotune_cache, "AutotuneCache.read_best", _read_best)
+    wrap(autotune_cache, "_load_cached_autotuning", _load_cached_autotuning)
     wrap(module, recheck, _recheck_autotune_cache)
     wrap(module, halve, _dynamic_scale_rblock)
 
 
-def _read_best(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+def _load_cached_autotuning(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+    # PyTorch takes out of what it read what tells descent from the heuristic.
+    is_by_descent = _is_filed_by_descent(*args, **kwargs)
     best = wrapped(*args, **kwargs)
-    _mark(best, *args, **kwargs)
+    _mark(best, is_by_descent, *args, **kwargs)
     return best
 
 
@@ -44,12 +48,26 @@ def _dynamic_scale_rblock(wrapped: Callable[..., Any], autotuner: Any, args: Any
 
 
 @guarded
-def _mark(best: Any, _: Any, configs: list[Any]) -> None:
-    """Mark the one of the configurations that coordinate descent ended at."""
-    if _is_by_descent(best):
-        for config in configs:
-            if _hashable(config) == _hashable(best):
-                config.found_by_coordesc = True
+def _is_filed_by_descent(best_config: Any, *_: Any, **__: Any) -> bool:
+    return best_configs.is_by_descent(best_config)
+
+
+@guarded
+def _mark(
+    best: Any,
+    is_by_descent: bool | None,
+    best_config: Any,
+    configs_hash: Any,
+    configs: list[Any],
+    inductor_meta: Any,
+) -> None:
+    """Mark the one of the configurations that coordinate descent ended at, and no other."""
+    if best is None:
+        return
+    is_found = bool(is_by_descent) and _is_by_descent(best)
+    for config in (best, *configs):
+        if _hashable(config) == _hashable(best):
+            config.found_by_coordesc = is_found
 
 
 @guarded

@@ -21,6 +21,10 @@ def install(module: ModuleType) -> None:
             super().__init__(texts)
             self._key = key
 
+        # A compile worker hands its kernels over, to a process that may know no such class.
+        def __reduce__(self) -> Any:
+            return module.AsmDict, (dict(self),)
+
         def __missing__(self, name: str) -> Any:
             if name != "sass" and (text := kernels.text(self._key, name)) is not None:
                 self[name] = text

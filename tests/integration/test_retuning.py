@@ -107,13 +107,13 @@ def launched_by_graph(autotuner):
     future.reload_kernel_from_src = reload
     return launched(future.result())
 
-def save(autotuner, blocks):
+def save(autotuner, blocks, **how):
     configs = [result.config for result in autotuner.compile_results]
     _, cache, _ = triton_heuristics.check_autotune_cache(configs, autotuner.filename, inductor_meta)
     Path(autotuner.filename).parent.mkdir(parents=True, exist_ok=True)
-    cache.save(config(blocks), 1_000_000, found_by_coordesc=True)
+    cache.save(config(blocks), 1_000_000, found_by_coordesc=True, **how)
 
-untuned, found, compiled, brought = dict(), dict(), dict(), dict()
+untuned, found, compiled, brought, chosen = dict(), dict(), dict(), dict(), dict()
 with compiling_for(Target.parse("cuda:90")):
     for name, (blocks, ended_at) in {CASES!r}.items():
         autotuner = kernel(name, blocks)
@@ -123,7 +123,12 @@ with compiling_for(Target.parse("cuda:90")):
         found[name] = launched_by_graph(autotuner)
         compiled[name] = launched(handed_over(kernel(name, blocks, is_known=True)))
         brought[name] = launched_by_graph(handed_over(kernel(name, blocks, is_known=True)))
-report(untuned=untuned, found=found, compiled=compiled, brought=brought)
+        if blocks[0] != ended_at:
+            name += ", by the heuristic alone"
+            if "RECORD" in os.environ:
+                save(kernel(name, blocks), ended_at, triton_cache_hash="as before descent")
+            chosen[name] = launched(handed_over(kernel(name, blocks, is_known=True)))
+report(untuned=untuned, found=found, compiled=compiled, brought=brought, chosen=chosen)
 """
 
 
@@ -152,6 +157,12 @@ def test_what_descent_ended_at_alone_is_launched(starts: list[Start], how: str, 
     _, ended_at = CASES[case]
     for start in starts:
         assert start.facts[how][case] == [[named(ended_at)], True]
+
+
+def test_what_the_heuristic_chose_is_descended_from(starts: list[Start]) -> None:
+    for start in starts:
+        assert len(start.facts["chosen"]) == 3
+        assert [is_by_descent for _, is_by_descent in start.facts["chosen"].values()] == [False] * 3
 
 
 def test_a_fresh_machine_compiles_none_of_them(starts: list[Start]) -> None:
@@ -212,9 +223,25 @@ def test_a_block_that_was_found_is_not_halved(found: int | None, tried: str | No
     assert retuning._dynamic_scale_rblock(lambda: "halves", autotuner, (), {}) == tried
 
 
-@pytest.mark.parametrize("is_by_descent", [True, False])
-def test_how_a_configuration_was_found_is_not_forgotten(is_by_descent: bool) -> None:
+@pytest.mark.parametrize(
+    ("filed", "is_found"),
+    [
+        ({"found_by_coordesc": True}, True),
+        ({"found_by_coordesc": False}, False),
+        (
+            {"found_by_coordesc": True, "triton_cache_hash": "what the heuristic chose, before descent"},
+            False,
+        ),
+    ],
+)
+def test_how_a_configuration_was_found_is_not_forgotten(filed: dict[str, Any], is_found: bool) -> None:
     configs = [config(64), config(128)]
-    best = config(128, found_by_coordesc=is_by_descent)
-    assert retuning._read_best(lambda *_: best, None, ({}, configs), {}) is best
-    assert [getattr(each, "found_by_coordesc", False) for each in configs] == [False, is_by_descent]
+    best = config(128, found_by_coordesc=filed["found_by_coordesc"])
+
+    def load(read: dict[str, Any], *_: Any) -> Any:
+        read.clear()
+        return best
+
+    assert retuning._load_cached_autotuning(load, None, (filed, "hash", configs, {}), {}) is best
+    marks = [getattr(each, "found_by_coordesc", False) for each in (best, *configs)]
+    assert marks == [is_found, False, is_found]

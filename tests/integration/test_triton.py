@@ -42,8 +42,12 @@ def folder_of(kernel):
 ADD = (
     KERNELS
     + """
+import pickle
+
 made = kernel()
-report(found=found, asm=sorted(made.asm), files=folder_of(made), hash=made.hash, text=made.asm["ptx"])
+asm, handed_over = sorted(made.asm), sorted(pickle.loads(pickle.dumps(made.asm)))
+files, text = folder_of(made), made.asm["ptx"]
+report(found=found, asm=asm, handed_over=handed_over, files=files, hash=made.hash, text=text)
 """
 )
 LAUNCH = (
@@ -102,6 +106,14 @@ def test_a_text_comes_when_it_is_asked_for(triton_fleet: Fleet, recorded_kernel:
     assert fresh.facts["found"] == [True]
     assert fresh.facts["asm"] == ["cubin"]
     assert fresh.facts["text"] == recorded_kernel.facts["text"]
+
+
+def test_a_compile_worker_can_hand_over_a_kernel_without_texts(
+    triton_fleet: Fleet, recorded_kernel: Start
+) -> None:
+    fresh = triton_fleet.fresh().run(ADD)
+    assert fresh.facts["handed_over"] == ["cubin"]
+    assert recorded_kernel.facts["handed_over"] == recorded_kernel.facts["asm"]
 
 
 @pytest.mark.usefixtures("recorded_kernel")

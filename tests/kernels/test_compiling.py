@@ -4,6 +4,8 @@ It is done by a process of its own: another test may have turned Triton's interp
 """
 
 import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from s3cache.kernels import declare
 plain = declare({"x": "*fp32"})(declare({"x": "*fp16"})(SimpleNamespace()))
 tuned = declare({"x": "*fp32"})(SimpleNamespace(configs=["first", "second", "third"]))
 """
+WRONG = "from s3cache.kernels import declare\n"
 KERNELS = """
 import triton
 import triton.language as tl
@@ -28,7 +31,7 @@ from s3cache.kernels import declare
 @declare({"x": "*fp32", "size": "i32"}, {"block": 64})
 @declare({"x": "*fp32", "size": "i32:1"}, {"block": 64})
 @declare({"x": "*fp32", "size": "i64"}, {"block": 64})
-@declare({"x": "*fp32", "size": "i64:16"}, {"block": 64})
+@declare({"x": "*u16", "size": "i64:16"}, {"block": 64})
 @triton.jit
 def scale(x, size, block: tl.constexpr):
     at = tl.arange(0, block)
@@ -113,11 +116,57 @@ def test_files_of_one_name_are_two_modules(declared: str, tmp_path: Path) -> Non
     assert load(str(other)).plain == 1
 
 
-@pytest.mark.parametrize("source", ["no_such_file.py", "no_such_module", "..", "./kernels", ""])
+@pytest.mark.parametrize(
+    "source",
+    ["no_such_file.py", "no_such_module", "json.no_such_module", "ours.ipynb", "..", "./kernels", ""],
+)
 def test_what_is_not_there_is_refused_by_name(source: str) -> None:
     with pytest.raises(ImportError) as refused:
         load(source)
     assert source in str(refused.value)
+
+
+def test_what_lies_beside_a_file_can_be_imported_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_it.py").write_text("block = 64\n")
+    (tmp_path / "importing.py").write_text("import beside_it\n")
+    assert load(str(tmp_path / "importing.py")).beside_it.block == 64
+
+
+def test_a_module_of_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_this_folder.py").write_text("block = 64\n")
+    assert load("of_this_folder").block == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("import no_such_module", "import no_such_module", "No module named 'no_such_module'"),
+        ("\nraise RuntimeError('mine')", "line 2", "RuntimeError: mine"),
+        ("def", "line 1", "SyntaxError: "),
+        (WRONG + "declare(['*fp32'])", "declare(['*fp32'])", "declare takes a dict of types by argument"),
+        (WRONG + "declare({}, ['block'])", "declare({}, ['block'])", "and one of constants"),
+        (WRONG + "declare({'x': 16})", "declare({'x': 16})", 'the type of x is a word, as "i32", not 16'),
+    ],
+)
+def test_what_a_source_raises_is_said_with_its_line_and_none_of_ours(
+    tmp_path: Path, text: str, line: str, says: str
+) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(text)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="cannot be imported") as refused:
+            load(str(path))
+        assert line in str(refused.value)
+        assert says in str(refused.value)
+        assert "compiling.py" not in str(refused.value)
+        assert "declaration.py" not in str(refused.value)
 
 
 def test_all_configurations_of_all_declarations_are_compiled_for_all_targets(declared: str) -> None:
@@ -180,8 +229,10 @@ def crash(x, block: tl.constexpr):
     tl.store(x + tl.arange(0, block), 0.0)
 
 @declare({"x": "u32"}, {"block": 64})
-@declare({"x": "*u16"}, {"block": 64})
+@declare({"x": "*u4"}, {"block": 64})
 @declare({"y": "*fp32"}, {"block": 64})
+@declare({"x": "*fp32"})
+@declare({"x": "*fp32", "block": "i32"}, {"block": 64})
 @triton.jit
 def zero(x, block: tl.constexpr):
     tl.store(x + tl.arange(0, block), 0.0)
@@ -200,9 +251,11 @@ def test_what_crashes_the_compiler_or_is_declared_wrong_is_named(tmp_path: Path)
     crashed, *wrong = sorted(compile_all(jobs_of(str(path), TARGETS[:1]), 2))
     assert crashed.title == "crash(x: *fp32; block=64) for cuda:90"
     assert crashed.error == "the process that compiled it died"
-    assert [each.error.partition(";")[0] for each in wrong] == [
+    assert [re.split("; |, and ", each.error)[0] for each in wrong] == [
         "TypeError: triton.jit is missing below declare",
         "TypeError: u32 of x is no type of a number",
-        "TypeError: *u16 of x is no type that is known",
+        "TypeError: *u4 of x is no type that is known",
         "TypeError: the kernel has no argument y",
+        "TypeError: block is neither among the types nor the constants",
+        "TypeError: block is said twice: among the types, the constants, what is tuned",
     ]

@@ -166,7 +166,7 @@ def test_who_may_not_write_is_told_that_nothing_is_stored(machine: Machine, buck
     ("source", "says"),
     [
         ("no_such_file.py", "there is no file no_such_file.py"),
-        ("no_such_module", "No module named 'no_such_module'"),
+        ("no_such_module", "there is no module no_such_module, and it is no file that ends in .py"),
         ("./folder", "'./folder' is neither a module nor a file that ends in .py"),
         ("json", "json declares no kernel: put s3cache.kernels.declare above one"),
     ],
@@ -175,6 +175,13 @@ def test_a_source_that_has_no_kernels_is_refused(machine: Machine, source: str, 
     end = machine.s3cache("kernels", "compile", source)
     assert (end.status, end.stdout) == (2, "")
     assert end.stderr.splitlines()[-1] == f"Error: Invalid value for MODULE_OR_FILE: {says}"
+
+
+def test_a_source_that_raises_is_refused_with_its_line(machine: Machine) -> None:
+    end = compile_file(machine, ONE + "raise RuntimeError('mine')\n")
+    assert (end.status, end.stdout) == (2, "")
+    assert end.stderr.splitlines()[-1] == "RuntimeError: mine"
+    assert "Traceback" not in end.stderr
 
 
 def test_a_source_that_ends_the_process_is_refused(machine: Machine) -> None:
@@ -186,7 +193,11 @@ def test_a_source_that_ends_the_process_is_refused(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("options", "variables", "says"),
     [
-        (["--target", "h100"], {}, "a target is cuda and a compute capability, as cuda:90, not 'h100'"),
+        (
+            ["--target", "h100"],
+            {},
+            "a target is cuda and one compute capability, as an H100's cuda:90, not 'h100'",
+        ),
         (["--push"], {"S3CACHE_URL": None}, "S3CACHE_URL is not set; set it to s3://bucket/prefix"),
         (["--check"], {"S3CACHE_URL": None}, "S3CACHE_URL is not set; set it to s3://bucket/prefix"),
         (["--push"], {"S3CACHE_MODE": "read-only"}, "--push stores nothing: S3CACHE_MODE is read-only"),
@@ -225,6 +236,7 @@ def test_without_a_machine_that_has_a_gpu_nothing_is_known_of_the_fleet(
     assert (end.status, end.stdout) == (1, "")
     assert end.stderr.startswith("Error: nothing is known of the fleet: ")
     assert bucket.url in end.stderr
+    assert "let one run a job, or leave --check out" in end.stderr
 
 
 def test_kernels_that_no_machine_would_find_are_not_compiled(machine: Machine, bucket: Bucket) -> None:
