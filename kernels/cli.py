@@ -71,9 +71,10 @@ def compile_kernels(
             raise click.UsageError("--push stores nothing: S3CACHE_EXCLUDE has triton; take it out")
         if check:
             _check(settings)
-    work = _jobs(sources or LIBRARY, targets)
     with tempfile.TemporaryDirectory(prefix="s3cache-kernels-") as folder:
+        # A source that imports torch switches the cache on.
         _set_environment(push, folder)
+        work = _jobs(sources or LIBRARY, targets)
         client = clients.current() if push else None
         if client:
             client.start()

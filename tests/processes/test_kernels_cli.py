@@ -267,6 +267,13 @@ def test_kernels_that_one_machine_would_find_are_compiled_and_without_push_not_s
     assert len(list((machine.folder / "home/.triton/cache").glob("*/scale.cubin"))) == 1
 
 
+def test_without_push_a_source_that_imports_torch_leaves_the_cache_off(machine: Machine) -> None:
+    pytest.importorskip("torch")
+    end = compile_file(machine, ONE + "import torch\n")
+    assert end.status == 0
+    assert not machine.cache.exists()
+
+
 def test_a_bucket_that_cannot_be_asked_is_no_answer(machine: Machine) -> None:
     end = compile_file(machine, ONE, "--check", AWS_ENDPOINT_URL_S3=REFUSING)
     assert (end.status, end.stdout) == (1, "")
