@@ -82,6 +82,12 @@ def recorded_kernel(recording: Machine) -> Start:
     return recording.run(ADD)
 
 
+@pytest.fixture(scope="module")
+def fetched_kernel(triton_fleet: Fleet, recorded_kernel: Start) -> Start:
+    """The start of a fresh machine that asked for a text."""
+    return triton_fleet.fresh().run(ADD)
+
+
 def test_a_kernel_is_compiled_once_and_stored(recorded_kernel: Start) -> None:
     assert recorded_kernel.facts["found"] == [False]
     assert recorded_kernel.facts["files"] == ALL
@@ -101,18 +107,16 @@ def test_a_fresh_machine_compiles_nothing_and_fetches_what_a_launch_needs(
     assert fresh.count("misses") == 0
 
 
-def test_a_text_comes_when_it_is_asked_for(triton_fleet: Fleet, recorded_kernel: Start) -> None:
-    fresh = triton_fleet.fresh().run(ADD)
-    assert fresh.facts["found"] == [True]
-    assert fresh.facts["asm"] == ["cubin"]
-    assert fresh.facts["text"] == recorded_kernel.facts["text"]
+def test_a_text_comes_when_it_is_asked_for(fetched_kernel: Start, recorded_kernel: Start) -> None:
+    assert fetched_kernel.facts["found"] == [True]
+    assert fetched_kernel.facts["asm"] == ["cubin"]
+    assert fetched_kernel.facts["text"] == recorded_kernel.facts["text"]
 
 
 def test_a_compile_worker_can_hand_over_a_kernel_without_texts(
-    triton_fleet: Fleet, recorded_kernel: Start
+    fetched_kernel: Start, recorded_kernel: Start
 ) -> None:
-    fresh = triton_fleet.fresh().run(ADD)
-    assert fresh.facts["handed_over"] == ["cubin"]
+    assert fetched_kernel.facts["handed_over"] == ["cubin"]
     assert recorded_kernel.facts["handed_over"] == recorded_kernel.facts["asm"]
 
 
