@@ -295,10 +295,7 @@ class Bucket(ObjectStore):
 
     def _explain(self, error: Exception, kind: str = "", name: str = "") -> StoreError | Unreadable:
         if isinstance(error, _CREDENTIAL_ERRORS):
-            return CredentialsAbsent(
-                f"{self.url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or give this machine a role"
-            )
+            return CredentialsAbsent(f"{self.url}: {error}; {CredentialsAbsent.remedy}")
         if isinstance(error, _LATE):
             return TimedOut(f"{self.url}: {kind} was not answered in time; {_ENDPOINT}")
         if isinstance(error, _CUT_OFF):

@@ -351,10 +351,11 @@ class Client:
             patience = max(patience, _EXIT_SECONDS)
         seconds = patience if self.settings.report else min(patience, _EXIT_SECONDS)
         # For the report, and for what the job is yet to be told.
+        reply = None
         if self._agent.is_open or self.settings.report or is_puzzled:
             self._agent.start_no_more()  # What was spooled waits for the next start.
-            self._request(protocol.Flush(0.0), seconds)
-        if is_puzzled:
+            reply = self._request(protocol.Flush(0.0), seconds)
+        if is_puzzled or (self._is_unexplained and reply is None):
             self._say_unanswered()
 
 

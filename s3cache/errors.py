@@ -111,6 +111,10 @@ class CredentialsAbsent(StoreError):
     """Raised when no credentials were found, or they have expired."""
 
     fault = "credentials"
+    remedy: ClassVar[str] = (
+        "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
+    )
+    """What to do when there are none."""
 
 
 class Forbidden(StoreError):

@@ -126,6 +126,20 @@ def test_a_job_for_which_nothing_came_in_time_is_told_why_when_it_ends(
     assert "no credentials" in record.message
 
 
+def test_a_job_for_which_nothing_came_is_told_so_though_its_agent_cannot_say_why_in_time(
+    unanswered: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    class MuteAgent(BusyAgent):
+        def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
+            return None if isinstance(request, protocol.Flush) else super().request(request, seconds)
+
+    unanswered._agent = MuteAgent(None)  # type: ignore[assignment]
+    unanswered.get("fx-graph", "key")
+    unanswered._at_exit()
+    (record,) = caplog.records
+    assert "did not answer in time" in record.message
+
+
 def test_a_job_whose_agent_does_not_answer_twice_is_told_at_once(
     unanswered: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

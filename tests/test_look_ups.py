@@ -55,8 +55,10 @@ def cache(store: LateStore, tmp_path: Path) -> Cache:
 @asynccontextmanager
 async def before_it_answers(store: LateStore, cache: Cache) -> AsyncIterator[LookUps]:
     """Look up while the store does not answer; afterwards it does."""
+    has_credentials = anyio.Event()
+    has_credentials.set()
     async with anyio.create_task_group() as group:
-        yield LookUps("s3://bucket", cache, group)
+        yield LookUps("s3://bucket", cache, has_credentials, group)
         store.may_answer.set()
 
 
@@ -99,3 +101,20 @@ async def test_a_second_result_that_is_late_is_said_at_once(
         await look_up(look_ups, run)
         await look_up(look_ups, run)
         assert "did not come in time" in (run.take_warning() or "")
+
+
+async def test_credentials_that_come_late_are_said_and_the_result_comes_with_them(
+    store: LateStore, run: Run, cache: Cache
+) -> None:
+    has_credentials = anyio.Event()
+    store.may_answer.set()
+    async with anyio.create_task_group() as group:
+        look_ups = LookUps("s3://bucket", cache, has_credentials, group)
+        await look_up(look_ups, run)
+        (said,) = warnings(run)
+        assert "credentials did not come in time; set AWS_PROFILE" in said
+        has_credentials.set()
+        assert (
+            await look_ups.answer(run, Lookup("fx-graph", "key", 0, None, time.monotonic() + 60.0))
+            == "absent"
+        )

@@ -11,7 +11,15 @@ from s3cache import names
 from s3cache.agent.jobs import Run
 from s3cache.agent.protocol import Lookup, Status
 from s3cache.cache import Cache
-from s3cache.errors import Corrupt, DiskTierError, ObjectAbsent, Removed, StoreError, Unreachable
+from s3cache.errors import (
+    Corrupt,
+    CredentialsAbsent,
+    DiskTierError,
+    ObjectAbsent,
+    Removed,
+    StoreError,
+    Unreachable,
+)
 from s3cache.namespaces import Rule, rule_of
 
 logger = logging.getLogger(__name__)
@@ -23,9 +31,10 @@ VARIANTS_AHEAD = 4
 class LookUps:
     """Answers look-ups of all jobs; what nobody waits for any more goes on in `group`."""
 
-    def __init__(self, url: str, cache: Cache, group: TaskGroup) -> None:
+    def __init__(self, url: str, cache: Cache, has_credentials: anyio.Event, group: TaskGroup) -> None:
         self._url = url
         self._cache = cache
+        self._has_credentials = has_credentials
         self._group = group
 
     async def answer(self, run: Run, lookup: Lookup) -> Status:
@@ -45,11 +54,20 @@ class LookUps:
         if found is None:
             if run.late:
                 run.warn(run.late)
-            late = f"{self._url}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
-            run.late = Unreachable(late)
+            run.late = self._late()
         return found or "unavailable"
 
+    def _late(self) -> StoreError:
+        if not self._has_credentials.is_set():
+            return CredentialsAbsent(
+                f"{self._url}: credentials did not come in time; {CredentialsAbsent.remedy}"
+            )
+        return Unreachable(
+            f"{self._url}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
+        )
+
     async def _fill(self, run: Run, lookup: Lookup) -> Status:
+        await self._has_credentials.wait()
         # What the profile names needs no request for a manifest, and is on its way.
         await run.until_profile_is_read()
         namespace, key, slot = lookup.namespace, lookup.key, lookup.slot

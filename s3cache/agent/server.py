@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import anyio
@@ -47,9 +47,11 @@ LINGER_SECONDS = 0.5
 TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
 NICENESS = 19
-"""A job that computes comes before uploads; until there are any, what it waits for is not held up."""
+"""A job that computes comes before uploads; until a bucket takes any, what it waits for is not held up."""
 VIEW_SECONDS = 1.0
 """How long an answer may wait for a view that is still to be decided."""
+CREDENTIALS_SECONDS = 1.0
+"""How long a process that waits for its results to be stored waits for credentials."""
 LEASE_AFTER_SECONDS = 60.0
 """How often a job that goes on has its profile's lease looked after."""
 GIVE_UP_SECONDS = 60.0
@@ -68,17 +70,15 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
         async with (
             await anyio.create_unix_listener("socket", mode=0o600) as listener,
-            Bucket(settings.url) as bucket,
             anyio.create_task_group() as group,
         ):
+            bucket = Bucket(settings.url)
             agent = Agent(settings, bucket, group)
             group.start_soon(listener.serve, agent.converse)
             group.start_soon(agent.watch, alive)
-            group.start_soon(agent.prefetch)
-            group.start_soon(agent.leave_leases)
             group.start_soon(agent.terminate_on, signals)
             await agent.welcome(first)
-            group.start_soon(agent.upload)
+            group.start_soon(agent.use, bucket)
             await agent.until_idle()
             group.cancel_scope.cancel()
     for run in agent.jobs.runs.values():
@@ -103,7 +103,8 @@ class Agent:
         counts = settings.tier_directory / "counts" / self._keyring.trusted_id
         self._counts = HighestCounts(counts, settings.access)
         self._cache = Cache(self._objects, self._tier, self._machine, self._keyring, writer)
-        self._look_ups = LookUps(settings.url, self._cache, group)
+        self._has_credentials = anyio.Event()
+        self._look_ups = LookUps(settings.url, self._cache, self._has_credentials, group)
         self.jobs = Jobs(self._keyring)
         self._signing_failure: SettingsError | None = None
         self._knows_whether_it_signs = anyio.Event()
@@ -164,6 +165,14 @@ class Agent:
         await anyio.wait_readable(alive)
         os.close(alive)
         self._leave()
+
+    async def use(self, bucket: AbstractAsyncContextManager[ObjectStore]) -> None:
+        """Prefetch and upload once there are credentials: who asks meanwhile is answered."""
+        async with bucket, anyio.create_task_group() as group:
+            self._has_credentials.set()
+            group.start_soon(self.prefetch)
+            group.start_soon(self.upload)
+            group.start_soon(self.leave_leases)
 
     async def prefetch(self) -> None:
         """Bring into the disk tier what each job used on its last starts."""
@@ -271,7 +280,8 @@ class Agent:
                 return protocol.Events(run.ledger.events or [], run.ledger.events_left_out)
             case protocol.Flush(seconds):
                 if seconds:
-                    with anyio.move_on_after(seconds):
+                    bound = seconds if self._has_credentials.is_set() else CREDENTIALS_SECONDS
+                    with anyio.move_on_after(min(seconds, bound)):
                         await self._flush(lambda: False)
                 pending = self.uploader.pending if self.uploader else 0
                 report = run.write_report()

@@ -54,6 +54,13 @@ def no_credentials(_: Machine) -> Iterator[Variables]:
         }
 
 
+@contextmanager
+def credentials_that_do_not_come(machine: Machine) -> Iterator[Variables]:
+    config = machine.folder / "config"
+    config.write_text("[default]\ncredential_process = sleep 20\n")
+    yield {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_CONFIG_FILE": str(config)}
+
+
 def answers(status: int, code: str) -> Failure:
     @contextmanager
     def stub(_: Machine) -> Iterator[Variables]:
@@ -119,6 +126,7 @@ FAILURES: dict[str, tuple[Failure, str]] = {
     "no such bucket": (variables(S3CACHE_URL="s3://no-such-bucket/prefix"), "create it or set S3CACHE_URL"),
     "no such bucket to write to": (answers(404, "NoSuchBucket"), "create it or set S3CACHE_URL"),
     "no credentials": (no_credentials, "AWS_ACCESS_KEY_ID"),
+    "credentials that do not come": (credentials_that_do_not_come, "AWS_ACCESS_KEY_ID"),
     "no such profile": (variables(AWS_PROFILE="absent"), "AWS_PROFILE"),
     "wrong secret": (variables(AWS_SECRET_ACCESS_KEY="wrong"), "the access key or its secret is wrong"),
     "another region": (answers(301, "PermanentRedirect"), "AWS_DEFAULT_REGION"),
@@ -146,6 +154,7 @@ FAILURES: dict[str, tuple[Failure, str]] = {
 # Those that would go on for longer than a job waits.
 LASTING = [
     "no credentials",
+    "credentials that do not come",
     "server that never answers",
     "agent that cannot start",
     "agent that never answers",
@@ -153,6 +162,7 @@ LASTING = [
 
 # Those that the launcher meets in another way than the job.
 LAUNCHED = [
+    "credentials that do not come",
     "refused connection",
     "server that never answers",
     "bucket one may only read",
