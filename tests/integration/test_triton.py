@@ -1,6 +1,7 @@
 """Triton's own cache: kernels, libraries and timings of one machine on another one, without a GPU."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -143,25 +144,32 @@ def test_a_kernel_on_disk_costs_no_request(new_fleet: NewFleet) -> None:
     assert again.cache["requests"] == {"GET": 0, "PUT": 0, "LIST": 1, "DELETE": 0}
 
 
-@pytest.mark.usefixtures("recorded_kernel")
-@pytest.mark.parametrize("damage", ["no binary", "no metadata", "no json", "another json", "empty group"])
-def test_a_group_in_tritons_folder_that_is_not_whole_is_fetched_again(
-    triton_fleet: Fleet, damage: str
-) -> None:
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no binary": lambda group: group.with_name("add.cubin").unlink(),
+    "no metadata": lambda group: group.with_name("add.json").unlink(),
+    "no json": lambda group: group.write_text("{"),
+    "another json": lambda group: group.write_text("[]"),
+    "empty group": lambda group: group.write_text('{"child_paths": {}}'),
+}
+"""What may have become of the group of a kernel in Triton's folder."""
+SEVERAL = (
+    KERNELS
+    + f"""
+made = [kernel(32 << number) for number in range({len(DAMAGES)})]
+report(found=found, files=[folder_of(each) for each in made])
+"""
+)
+
+
+def test_groups_in_tritons_folder_that_are_not_whole_are_fetched_again(triton_fleet: Fleet) -> None:
+    triton_fleet.recorder().run(SEVERAL)
     machine = triton_fleet.fresh()
-    machine.run(LAUNCH)
-    (group,) = groups(machine)
-    if damage == "no binary":
-        group.with_name("add.cubin").unlink()
-    elif damage == "no metadata":
-        group.with_name("add.json").unlink()
-    else:
-        group.write_text(
-            {"no json": "{", "another json": "[]", "empty group": '{"child_paths": {}}'}[damage]
-        )
-    again = machine.run(LAUNCH)
-    assert again.facts["found"] == [True]
-    assert again.facts["files"] == LAUNCHABLE
+    machine.run(SEVERAL)
+    for group, damage in zip(groups(machine), DAMAGES.values(), strict=True):
+        damage(group)
+    again = machine.run(SEVERAL)
+    assert again.facts["found"] == [True] * len(DAMAGES)
+    assert again.facts["files"] == [LAUNCHABLE] * len(DAMAGES)
 
 
 def test_a_damaged_kernel_in_the_bucket_is_compiled_again_and_mended(new_fleet: NewFleet) -> None:
