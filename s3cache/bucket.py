@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from json import JSONDecodeError
 from typing import Any, NamedTuple, Self, TypeVar
 
 import aioboto3
@@ -147,6 +148,9 @@ class Bucket(ObjectStore):
             # For the 100-continue that it asks for, aiohttp waits without a timeout; and it is a round
             # trip more.
             self._client.meta.events.unregister("before-call.s3", add_expect_header)
+        except (OSError, JSONDecodeError) as error:
+            # Of the program that is to give credentials, which is not there or prints something else.
+            self._failure = CredentialsAbsent(f"{self.url}: {error}; {CredentialsAbsent.remedy}")
         except (boto.BotoCoreError, ValueError) as error:
             self._failure = self._explain(error)
         return self

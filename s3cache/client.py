@@ -305,6 +305,7 @@ class Client:
         if status == "ready":
             self._patience = PATIENCE_SECONDS
             self._cooldown = COOLDOWN_SECONDS
+            self._is_unexplained = False
             return
         gained = 0.0 if reply is None or status == "unavailable" else PROMPT_SECONDS
         self._patience = min(self._patience + gained - waited, PATIENCE_SECONDS)

@@ -140,6 +140,23 @@ def test_a_job_for_which_nothing_came_is_told_so_though_its_agent_cannot_say_why
     assert "did not answer in time" in record.message
 
 
+def test_a_job_that_was_given_results_after_one_that_was_late_is_told_nothing(
+    unanswered: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    statuses: list[protocol.Status] = ["unavailable", "ready"]
+
+    class LeavingAgent(BusyAgent):
+        def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
+            return protocol.Found(statuses.pop(0)) if statuses else None
+
+    unanswered._agent = LeavingAgent(None)  # type: ignore[assignment]
+    for number in range(2):
+        unanswered.get("fx-graph", f"key {number}")
+    unanswered._at_exit()
+    assert statuses == []
+    assert caplog.records == []
+
+
 def test_a_job_whose_agent_does_not_answer_twice_is_told_at_once(
     unanswered: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

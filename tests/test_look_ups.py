@@ -30,8 +30,10 @@ class LateStore(MemoryStore):
         super().__init__()
         self.may_answer = anyio.Event()
         self.error: StoreError = ObjectAbsent("not there")
+        self.is_asked = False
 
     async def get(self, name: str, part: range | None = None) -> bytes:
+        self.is_asked = True
         await self.may_answer.wait()
         raise self.error
 
@@ -112,9 +114,26 @@ async def test_credentials_that_come_late_are_said_and_the_result_comes_with_the
         look_ups = LookUps("s3://bucket", cache, has_credentials, group)
         await look_up(look_ups, run)
         (said,) = warnings(run)
-        assert "credentials did not come in time; set AWS_PROFILE" in said
+        assert "credentials did not come in time; if none come, set AWS_PROFILE" in said
         has_credentials.set()
         assert (
             await look_ups.answer(run, Lookup("fx-graph", "key", 0, None, time.monotonic() + 60.0))
             == "absent"
         )
+
+
+async def test_a_look_up_waits_for_the_profile_however_late_the_credentials_were(
+    store: LateStore, run: Run, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PROFILE_SECONDS", 60.0)
+    run.started -= 100.0
+    has_credentials = anyio.Event()
+    async with anyio.create_task_group() as group:
+        await look_up(LookUps("s3://bucket", cache, has_credentials, group), run)
+        has_credentials.set()
+        await anyio.wait_all_tasks_blocked()
+        assert not store.is_asked
+        run.prefetch.read.set()
+        await anyio.wait_all_tasks_blocked()
+        assert store.is_asked
+        store.may_answer.set()

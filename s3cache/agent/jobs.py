@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _PACKAGES = ("torch-s3cache", "torch", "triton", "aioboto3")
 
 PROFILE_SECONDS = 3.0
-"""How long, from the begin of a run on, an answer may wait for a profile that is still being read."""
+"""How long, from the begin of a run or the arrival of credentials on, an answer may wait for a profile."""
 KEPT_SECONDS = 60.0
 """How long a run is kept whose processes have all ended: another one may follow."""
 
@@ -58,9 +58,9 @@ class Run:
         self._written = b""
         self._untold: str | None = None
 
-    async def until_profile_is_read(self) -> None:
-        """Wait for the profile, until PROFILE_SECONDS after the begin of the run at most."""
-        with anyio.move_on_after(self.started + PROFILE_SECONDS - time.monotonic()):
+    async def until_profile_is_read(self, since: float) -> None:
+        """Wait for the profile, until PROFILE_SECONDS after `since` at most, by the monotonic clock."""
+        with anyio.move_on_after(since + PROFILE_SECONDS - time.monotonic()):
             await self.prefetch.read.wait()
 
     def enter(self, pid: int) -> None:

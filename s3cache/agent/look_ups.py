@@ -54,22 +54,26 @@ class LookUps:
         if found is None:
             if run.late:
                 run.warn(run.late)
-            run.late = self._late()
+            run.late = self.late()
         return found or "unavailable"
 
-    def _late(self) -> StoreError:
+    def late(self) -> StoreError:
+        """Return what is said of a result that does not come in time."""
         if not self._has_credentials.is_set():
             return CredentialsAbsent(
-                f"{self._url}: credentials did not come in time; {CredentialsAbsent.remedy}"
+                f"{self._url}: credentials did not come in time; if none come, {CredentialsAbsent.remedy}"
             )
         return Unreachable(
             f"{self._url}: a result did not come in time; check the network and AWS_ENDPOINT_URL_S3"
         )
 
     async def _fill(self, run: Run, lookup: Lookup) -> Status:
-        await self._has_credentials.wait()
+        since = run.started
+        if not self._has_credentials.is_set():
+            await self._has_credentials.wait()
+            since = time.monotonic()
         # What the profile names needs no request for a manifest, and is on its way.
-        await run.until_profile_is_read()
+        await run.until_profile_is_read(since)
         namespace, key, slot = lookup.namespace, lookup.key, lookup.slot
         name = names.manifest_name(namespace, key, slot)
         known = run.profile.find(name)

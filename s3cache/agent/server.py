@@ -1,6 +1,7 @@
 """The agent: prefetches, answers look-ups, and lives until the last job's results are stored."""
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -50,13 +51,14 @@ NICENESS = 19
 """A job that computes comes before uploads; until a bucket takes any, what it waits for is not held up."""
 VIEW_SECONDS = 1.0
 """How long an answer may wait for a view that is still to be decided."""
-CREDENTIALS_SECONDS = 1.0
-"""How long a process that waits for its results to be stored waits for credentials."""
+CREDENTIALS_SECONDS = 2.5
+"""How long, from the begin of a run on, an answer that is no look-up's may wait for credentials."""
 LEASE_AFTER_SECONDS = 60.0
 """How often a job that goes on has its profile's lease looked after."""
 GIVE_UP_SECONDS = 60.0
 """How long it does so when no job is left; the rest waits for the next start on this machine."""
-_CREDENTIALS = struct.Struct("3i")
+_POLL_SECONDS = 0.02
+_PEER = struct.Struct("3i")
 
 
 async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
@@ -77,8 +79,8 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
             group.start_soon(listener.serve, agent.converse)
             group.start_soon(agent.watch, alive)
             group.start_soon(agent.terminate_on, signals)
-            await agent.welcome(first)
             group.start_soon(agent.use, bucket)
+            await agent.welcome(first)
             await agent.until_idle()
             group.cancel_scope.cancel()
     for run in agent.jobs.runs.values():
@@ -119,7 +121,7 @@ class Agent:
         self._processes = 1
         self._changed = anyio.Event()
         self._terminating = anyio.Event()
-        self._starting, self._started = anyio.create_memory_object_stream[Run](100)
+        self._starting, self._started = anyio.create_memory_object_stream[Run](math.inf)
 
     async def converse(self, stream: SocketStream) -> None:
         """Serve one process until it is gone."""
@@ -260,7 +262,8 @@ class Agent:
                 if self.uploader:
                     self.uploader.wake()
             case protocol.ProfileOf(prefix):
-                await run.until_profile_is_read()
+                if await self._have_credentials_come(run):
+                    await run.until_profile_is_read(run.started)
                 return protocol.Profile(run.profile.keys(prefix))
             case protocol.ViewOf():
                 if run.decided is None:
@@ -280,9 +283,9 @@ class Agent:
                 return protocol.Events(run.ledger.events or [], run.ledger.events_left_out)
             case protocol.Flush(seconds):
                 if seconds:
-                    bound = seconds if self._has_credentials.is_set() else CREDENTIALS_SECONDS
-                    with anyio.move_on_after(min(seconds, bound)):
-                        await self._flush(lambda: False)
+                    with anyio.move_on_after(seconds):
+                        if await self._have_credentials_come(run):
+                            await self._flush(lambda: False)
                 pending = self.uploader.pending if self.uploader else 0
                 report = run.write_report()
                 return protocol.Flushed(pending, report, self._warning(run))
@@ -364,12 +367,26 @@ class Agent:
 
     async def _decide(self, run: Run, decided: anyio.Event) -> None:
         """Decide what a pinned run sees on this machine, unless that was decided already."""
-        await run.prefetch.over.wait()
+        if await self._have_credentials_come(run):
+            await run.prefetch.over.wait()
+        elif run.late:
+            run.warn(run.late)
         job = run.profile
         seen = await anyio.to_thread.run_sync(views.here, self._tier, job, self._machine)
         run.view = self._write_down(run, names.view_name(job.job, run.id), view.encode(seen))
         run.pinned = len(view.decode(run.view))
         decided.set()
+
+    async def _have_credentials_come(self, run: Run) -> bool:
+        """Return whether there are credentials in time; until they come, that is what is late."""
+        late = None
+        if not self._has_credentials.is_set() and run.late is None:
+            run.late = late = self._look_ups.late()
+        with anyio.move_on_after(run.started + CREDENTIALS_SECONDS - time.monotonic()):
+            await self._has_credentials.wait()
+            if run.late is late:
+                run.late = None
+        return self._has_credentials.is_set()
 
     def _write_down(self, run: Run, name: str, data: bytes) -> bytes:
         try:
@@ -379,7 +396,11 @@ class Agent:
             return data
 
     async def _flush(self, is_abandoned: Callable[[], bool]) -> None:
-        await self._knows_whether_it_signs.wait()
+        while not self._knows_whether_it_signs.is_set():
+            if is_abandoned():
+                return
+            with anyio.move_on_after(_POLL_SECONDS):
+                await self._knows_whether_it_signs.wait()
         if self.uploader:
             await self.uploader.flush(is_abandoned)
         await self._leave_leases()
@@ -401,8 +422,8 @@ class Agent:
 def _peer(stream: SocketStream) -> int:
     """Return the id of the process at the other end."""
     peer = stream.extra(SocketAttribute.raw_socket)  # noqa: S610
-    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid: int = _PEER.unpack(credentials)[0]
     return pid
 
 

@@ -266,6 +266,13 @@ class Bucket:
         return data
 
 
+def credentials_of(machine: Machine, program: str) -> dict[str, str | None]:
+    """Return what lets a machine have its credentials from a program."""
+    config = machine.folder / "config"
+    config.write_text(f"[default]\ncredential_process = {program}\n")
+    return {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_CONFIG_FILE": str(config)}
+
+
 def content(seed: int | str, size: int) -> bytes:
     """Return the bytes that a job's `content` returns."""
     return random.Random(seed).randbytes(size)

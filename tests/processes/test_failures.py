@@ -13,7 +13,7 @@ from filelock import FileLock
 from s3cache.agent.address import agent_directory
 from s3cache.settings import Settings
 from tests.processes.conftest import READER, NewMachine
-from tests.processes.machines import UNSIGNED, Bucket, Machine, ended, least, wait_for
+from tests.processes.machines import UNSIGNED, Bucket, Machine, credentials_of, ended, least, wait_for
 from tests.processes.stubs import REFUSING, failing, silent
 
 EXTRA_SECONDS = 5.0
@@ -54,11 +54,12 @@ def no_credentials(_: Machine) -> Iterator[Variables]:
         }
 
 
-@contextmanager
-def credentials_that_do_not_come(machine: Machine) -> Iterator[Variables]:
-    config = machine.folder / "config"
-    config.write_text("[default]\ncredential_process = sleep 20\n")
-    yield {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_CONFIG_FILE": str(config)}
+def credential_program(command: str, **more: str) -> Failure:
+    @contextmanager
+    def config(machine: Machine) -> Iterator[Variables]:
+        yield credentials_of(machine, command) | more
+
+    return config
 
 
 def answers(status: int, code: str) -> Failure:
@@ -126,7 +127,13 @@ FAILURES: dict[str, tuple[Failure, str]] = {
     "no such bucket": (variables(S3CACHE_URL="s3://no-such-bucket/prefix"), "create it or set S3CACHE_URL"),
     "no such bucket to write to": (answers(404, "NoSuchBucket"), "create it or set S3CACHE_URL"),
     "no credentials": (no_credentials, "AWS_ACCESS_KEY_ID"),
-    "credentials that do not come": (credentials_that_do_not_come, "AWS_ACCESS_KEY_ID"),
+    "credentials that do not come": (credential_program("sleep 20"), "AWS_ACCESS_KEY_ID"),
+    "credentials that do not come to a pinned run": (
+        credential_program("sleep 20", S3CACHE_PIN="1"),
+        "AWS_ACCESS_KEY_ID",
+    ),
+    "no such credential program": (credential_program("/nowhere/program"), "/nowhere/program"),
+    "credential program that prints no JSON": (credential_program("echo hello"), "AWS_ACCESS_KEY_ID"),
     "no such profile": (variables(AWS_PROFILE="absent"), "AWS_PROFILE"),
     "wrong secret": (variables(AWS_SECRET_ACCESS_KEY="wrong"), "the access key or its secret is wrong"),
     "another region": (answers(301, "PermanentRedirect"), "AWS_DEFAULT_REGION"),
@@ -155,6 +162,7 @@ FAILURES: dict[str, tuple[Failure, str]] = {
 LASTING = [
     "no credentials",
     "credentials that do not come",
+    "credentials that do not come to a pinned run",
     "server that never answers",
     "agent that cannot start",
     "agent that never answers",
