@@ -30,10 +30,10 @@ class LateStore(MemoryStore):
         super().__init__()
         self.may_answer = anyio.Event()
         self.error: StoreError = ObjectAbsent("not there")
-        self.is_asked = False
+        self.asked = anyio.Event()
 
     async def get(self, name: str, part: range | None = None) -> bytes:
-        self.is_asked = True
+        self.asked.set()
         await self.may_answer.wait()
         raise self.error
 
@@ -131,9 +131,9 @@ async def test_a_look_up_waits_for_the_profile_however_late_the_credentials_were
     async with anyio.create_task_group() as group:
         await look_up(LookUps("s3://bucket", cache, has_credentials, group), run)
         has_credentials.set()
-        await anyio.wait_all_tasks_blocked()
-        assert not store.is_asked
+        await anyio.sleep(0.2)
+        assert not store.asked.is_set()
         run.prefetch.read.set()
-        await anyio.wait_all_tasks_blocked()
-        assert store.is_asked
+        with anyio.fail_after(60.0):
+            await store.asked.wait()
         store.may_answer.set()

@@ -53,6 +53,8 @@ VIEW_SECONDS = 1.0
 """How long an answer may wait for a view that is still to be decided."""
 CREDENTIALS_SECONDS = 2.5
 """How long, from the begin of a run on, an answer that is no look-up's may wait for credentials."""
+FLUSH_CREDENTIALS_SECONDS = 4.0
+"""How long a flush may: what it does not store is lost where a container ends with the job."""
 LEASE_AFTER_SECONDS = 60.0
 """How often a job that goes on has its profile's lease looked after."""
 GIVE_UP_SECONDS = 60.0
@@ -284,7 +286,7 @@ class Agent:
             case protocol.Flush(seconds):
                 if seconds:
                     with anyio.move_on_after(seconds):
-                        if await self._have_credentials_come(run):
+                        if await self._have_credentials_come(run, FLUSH_CREDENTIALS_SECONDS):
                             await self._flush(lambda: False)
                 pending = self.uploader.pending if self.uploader else 0
                 report = run.write_report()
@@ -377,12 +379,12 @@ class Agent:
         run.pinned = len(view.decode(run.view))
         decided.set()
 
-    async def _have_credentials_come(self, run: Run) -> bool:
+    async def _have_credentials_come(self, run: Run, seconds: float = CREDENTIALS_SECONDS) -> bool:
         """Return whether there are credentials in time; until they come, that is what is late."""
         late = None
         if not self._has_credentials.is_set() and run.late is None:
             run.late = late = self._look_ups.late()
-        with anyio.move_on_after(run.started + CREDENTIALS_SECONDS - time.monotonic()):
+        with anyio.move_on_after(run.started + seconds - time.monotonic()):
             await self._has_credentials.wait()
             if run.late is late:
                 run.late = None

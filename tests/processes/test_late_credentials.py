@@ -31,7 +31,7 @@ def test_what_a_short_job_put_is_stored_before_its_launcher_ends(
 ) -> None:
     machine = new_machine(is_unhurried=False)
     script = machine.script(PUT)
-    job = machine.s3cache("run", "--", machine.python, str(script), **late(machine, 1.5))
+    job = machine.s3cache("run", "--", machine.python, str(script), **late(machine, 2.5))
     assert (job.status, job.stdout) == (0, "")
     assert bucket.keys("fx-graph") == ["key"]
 
