@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 
 from s3cache import keys, names
 from s3cache.agent import protocol
@@ -327,10 +328,11 @@ class Client:
         return reply
 
     def _say_unanswered(self) -> None:
-        self._warn(
-            "the cache did not answer in time and is left out; "
-            f"{agent_directory(self.settings)}/log may say why"
-        )
+        log = agent_directory(self.settings) / "log"
+        last = ""
+        with suppress(OSError, IndexError):
+            last = f": {log.read_text(errors='replace').splitlines()[-1]}"
+        self._warn(f"the cache did not answer in time and is left out; {log} may say why{last}")
 
     def _warn(self, text: str) -> None:
         if not self._warned:

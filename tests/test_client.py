@@ -11,6 +11,7 @@ from s3cache import client as clients
 from s3cache import manifest as manifests
 from s3cache import names, view
 from s3cache.agent import protocol
+from s3cache.agent.address import agent_directory
 from s3cache.client import Client
 from s3cache.keyring import NO_KEYS
 from s3cache.manifest import Result
@@ -126,9 +127,14 @@ def test_a_job_for_which_nothing_came_in_time_is_told_why_when_it_ends(
     assert "no credentials" in record.message
 
 
-def test_a_job_for_which_nothing_came_is_told_so_though_its_agent_cannot_say_why_in_time(
-    unanswered: Client, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("log", ["", "earlier\nno credentials\n"])
+def test_a_job_for_which_nothing_came_is_told_what_its_agent_wrote_last_if_that_cannot_say_why_in_time(
+    unanswered: Client, caplog: pytest.LogCaptureFixture, log: str
 ) -> None:
+    folder = agent_directory(unanswered.settings)
+    folder.mkdir(parents=True)
+    (folder / "log").write_text(log)
+
     class MuteAgent(BusyAgent):
         def request(self, request: protocol.Request, seconds: float) -> protocol.Reply | None:
             return None if isinstance(request, protocol.Flush) else super().request(request, seconds)
@@ -137,7 +143,7 @@ def test_a_job_for_which_nothing_came_is_told_so_though_its_agent_cannot_say_why
     unanswered.get("fx-graph", "key")
     unanswered._at_exit()
     (record,) = caplog.records
-    assert "did not answer in time" in record.message
+    assert record.message.endswith(f"{folder}/log may say why{': no credentials' if log else ''}")
 
 
 def test_a_job_that_was_given_results_after_one_that_was_late_is_told_nothing(

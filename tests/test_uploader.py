@@ -47,8 +47,7 @@ class Agent:
         self.tier = DiskTier(folder / "tier", 1 << 30)
         cache = Cache(objects, self.tier, Machine(), NO_KEYS)
         segments = SegmentWriter(cache, objects, self.tier, self.jobs, HighestCounts(folder / "counts"), {})
-        self.first_stored = anyio.Event()
-        self.uploader = Uploader(self.spool, cache, objects, self.jobs, segments, self.first_stored.set)
+        self.uploader = Uploader(self.spool, cache, objects, self.jobs, segments, lambda: None)
 
     def put(self, *keys: str, namespace: str = "ns") -> None:
         """Spool results as a job does."""
@@ -90,17 +89,6 @@ async def test_the_first_result_is_stored_at_once(agent: Agent) -> None:
     async with running(agent):
         agent.put("a")
         await agent.until_stored("a")
-
-
-async def test_it_is_said_that_the_first_are_stored_once_a_bucket_takes_them(agent: Agent) -> None:
-    async with running(agent):
-        agent.faulty.fail("create", Unreachable("why"))
-        agent.put("a")
-        await agent.uploader.flush()
-        assert not agent.first_stored.is_set()
-        await agent.uploader.flush()
-        assert agent.stored() == {"a"}
-        assert agent.first_stored.is_set()
 
 
 async def test_those_that_follow_wait_for_each_other_and_share_a_pack(

@@ -55,6 +55,7 @@ class LookUps:
             if run.late:
                 run.warn(run.late)
             run.late = self.late()
+            logger.info("%s", run.late)
         return found or "unavailable"
 
     def late(self) -> StoreError:

@@ -48,7 +48,7 @@ LINGER_SECONDS = 0.5
 TERMINATION_SECONDS = 10.0
 """How long it goes on storing results after a SIGTERM."""
 NICENESS = 19
-"""A job that computes comes before uploads; until a bucket takes any, what it waits for is not held up."""
+"""A job that computes comes before uploads; until there are any, what it waits for is not held up."""
 VIEW_SECONDS = 1.0
 """How long an answer may wait for a view that is still to be decided."""
 CREDENTIALS_SECONDS = 2.5

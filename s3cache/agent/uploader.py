@@ -46,9 +46,9 @@ class Uploader:
         objects: BreakerStore,
         jobs: Jobs,
         segments: SegmentWriter,
-        after_first: Callable[[], object],
+        before_first: Callable[[], object],
     ) -> None:
-        """`after_first` is called once, when the first results are stored."""
+        """`before_first` is called once, before the first result is stored."""
         self._spool = spool
         self._cache = cache
         self._objects = objects
@@ -61,8 +61,7 @@ class Uploader:
         self._has_failed = False
         self._kept: set[Path] = set()
         """Files of the spool whose results were laid down on this machine meanwhile."""
-        self._after_first = after_first
-        self._has_stored = False
+        self._before_first = before_first
 
     @property
     def pending(self) -> int:
@@ -77,10 +76,14 @@ class Uploader:
         """Empty the spool some time after there is something in it."""
         # The first goes at once: it shows whether the bucket takes anything.
         hold_back = 0.0
+        is_first = True
         while True:
             self._wake = anyio.Event()
             if self._spool.pending():
                 await self._pause(hold_back)
+                if is_first:
+                    self._before_first()
+                    is_first = False
                 await self._upload_all()
                 hold_back = random.uniform(0, HOLD_BACK_SECONDS)  # noqa: S311
             if self._given_way:
@@ -170,9 +173,6 @@ class Uploader:
             self._has_failed = True
             return
         else:
-            if not self._has_stored:
-                self._has_stored = True
-                self._after_first()
             for (_, put), slot in zip(batch, slots, strict=True):
                 if slot is None:
                     logger.warning("a result is dropped: %s has too many variants", put.result.namespace)

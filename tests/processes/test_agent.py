@@ -43,7 +43,7 @@ def test_job_has_no_child_that_it_does_not_know_of(machine: Machine) -> None:
     machine.wait_until_idle(SOON_SECONDS)
 
 
-def test_agent_steps_back_once_the_bucket_takes_results(new_machine: NewMachine) -> None:
+def test_agent_steps_back_when_it_begins_to_upload(new_machine: NewMachine) -> None:
     machine = new_machine(is_unhurried=False)
     job = machine.start(
         """
