@@ -8,8 +8,9 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup
@@ -37,9 +38,11 @@ from s3cache.prefetch import Opened, bring, open_profile, worth_fetching
 from s3cache.prelude import useful_bytes
 from s3cache.settings import Settings
 from s3cache.spool import Spool
-from s3cache.stores.base import ObjectStore
 from s3cache.stores.breaker import BreakerStore
 from s3cache.tier import open_tier
+
+if TYPE_CHECKING:
+    from s3cache.bucket import Bucket
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +79,11 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
             await anyio.create_unix_listener("socket", mode=0o600) as listener,
             anyio.create_task_group() as group,
         ):
-            bucket = Bucket(settings.url)
-            agent = Agent(settings, bucket, group)
+            agent = Agent(settings, Bucket(settings.url), group)
             group.start_soon(listener.serve, agent.converse)
             group.start_soon(agent.watch, alive)
             group.start_soon(agent.terminate_on, signals)
-            group.start_soon(agent.use, bucket)
+            group.start_soon(agent.use_bucket)
             await agent.welcome(first)
             await agent.until_idle()
             group.cancel_scope.cancel()
@@ -94,7 +96,7 @@ async def serve(settings: Settings, first: protocol.Hello, alive: int) -> None:
 class Agent:
     """What the conversations with the processes of all jobs share."""
 
-    def __init__(self, settings: Settings, bucket: ObjectStore, group: TaskGroup) -> None:
+    def __init__(self, settings: Settings, bucket: "Bucket", group: TaskGroup) -> None:
         self._settings = settings
         self._group = group
         self._tier = open_tier(settings)
@@ -170,9 +172,9 @@ class Agent:
         os.close(alive)
         self._leave()
 
-    async def use(self, bucket: AbstractAsyncContextManager[ObjectStore]) -> None:
+    async def use_bucket(self) -> None:
         """Prefetch and upload once there are credentials: who asks meanwhile is answered."""
-        async with bucket, anyio.create_task_group() as group:
+        async with self._bucket, anyio.create_task_group() as group:
             self._has_credentials.set()
             group.start_soon(self.prefetch)
             group.start_soon(self.upload)
